@@ -1,0 +1,1 @@
+"""Hidden states on disk: one forward pass, a Zarr v3 group, exact resume, a torch-free reader."""

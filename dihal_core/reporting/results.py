@@ -1,0 +1,130 @@
+"""Everything a study found, read from the stores of its stages. What a stage did not make is None or absent."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dihal_core.errors import ArtifactError
+from dihal_core.stages import StageContext
+from dihal_core.store import MANIFEST, StageRecord
+
+Json = dict[str, Any]
+
+BULKY = ("per_document",)
+"""Blocks left in their own stores: they grow with the corpus, and the key beside each result finds them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResults:
+    """The JSON results of all stages, with the records and manifests they came from."""
+
+    settings: Json
+    study_name: str
+    identity: Json
+    records: tuple[StageRecord, ...]
+    manifests: dict[str, Json]
+    """Manifest by `stage/key`; empty where none was found."""
+    corpus: Json | None = None
+    gates: Json | None = None
+    activations: Json | None = None
+    score: Json | None = None
+    agreement: Json | None = None
+    replace: Json | None = None
+    geometry: dict[int, Json] = dataclasses.field(default_factory=dict)
+    """Diagnostics by layer."""
+    sweeps: dict[int, Json] = dataclasses.field(default_factory=dict)
+    evaluations: dict[str, Json] = dataclasses.field(default_factory=dict)
+    failed: dict[int, str] = dataclasses.field(default_factory=dict)
+    """Layers that were tried and failed, with the message."""
+
+    @property
+    def candidates(self) -> list[int]:
+        """Return the candidate layers, from the score if there is one, else from the sweep."""
+        if self.score is not None:
+            return [int(layer) for layer in self.score["candidate_layers"]]
+        return sorted({*self.sweeps, *self.failed})
+
+    @property
+    def gaps(self) -> dict[int, str]:
+        """Return `{layer: reason}` of every candidate without a sweep result."""
+        return {
+            layer: self.failed.get(layer, "not run") for layer in self.candidates if layer not in self.sweeps
+        }
+
+    def manifest(self, record: StageRecord) -> Json:
+        """Return the manifest of a record's store, or an empty mapping."""
+        return self.manifests.get(f"{record.stage}/{record.key}", {})
+
+
+def _load(record: StageRecord, name: str) -> Json:
+    try:
+        return json.loads((record.path / name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{record.stage} store {record.uri} has no readable {name} ({type(error).__name__}: {error}); "
+            f"run the study again, it recomputes stage {record.stage!r}"
+        ) from error
+
+
+def _manifest(record: StageRecord) -> Json:
+    return _load(record, MANIFEST) if (record.path / MANIFEST).is_file() else {}
+
+
+def _one(context: StageContext, name: str) -> StageRecord | None:
+    value = context.inputs.get(name)
+    return value if isinstance(value, StageRecord) else None
+
+
+def _units(context: StageContext, name: str) -> Mapping[str | int, StageRecord]:
+    value = context.inputs.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def load_results(context: StageContext) -> StudyResults:
+    """Read the results of all stages handed to the report.
+
+    Raises
+    ------
+    ArtifactError
+        If a store that was handed over lacks its result file.
+    """
+    single = ("corpus", "gates", "activations", "score", "agreement", "replace")
+    blocks = {name: _load(record, f"{name}.json") for name in single if (record := _one(context, name)) is not None}
+    settings = context.settings.model_dump(mode="json")
+    records = []
+    for value in context.inputs.values():
+        units = [value] if isinstance(value, StageRecord) else [value[unit] for unit in sorted(value, key=_order)]
+        records.extend(units)
+    return StudyResults(
+        settings=settings,
+        study_name=str(context.values.get("study_name") or settings["profile"]),
+        identity=dict(context.values.get("backbone_identity") or {}),
+        records=tuple(records),
+        manifests={f"{record.stage}/{record.key}": _manifest(record) for record in records},
+        geometry={int(k): _load(record, "diagnostics.json") for k, record in _units(context, "geometry").items()},
+        sweeps={int(k): _load(r, "sweep.json") for k, r in sorted(_units(context, "sweep").items(), key=_first)},
+        evaluations={str(k): _load(r, "evaluation.json") for k, r in _sets(_units(context, "evaluate"))},
+        failed={int(k): str(message) for k, message in dict(context.values.get("failed_layers") or {}).items()},
+        **blocks,
+    )
+
+
+def _order(unit: str | int) -> tuple[int, int | str]:
+    return (0, unit) if isinstance(unit, int) else (1, unit)
+
+
+def _first(item: tuple[str | int, StageRecord]) -> tuple[int, int | str]:
+    return _order(item[0])
+
+
+def _sets(units: Mapping[str | int, StageRecord]) -> list[tuple[str | int, StageRecord]]:
+    """Return evaluation sets with the wiki-like one first: it is the headline."""
+    return sorted(units.items(), key=lambda item: (item[0] != "eval_wiki", str(item[0])))
+
+
+def without_bulk(block: Any) -> Any:
+    """Return a result block without the parts that grow with the corpus."""
+    if isinstance(block, dict):
+        return {str(key): without_bulk(value) for key, value in block.items() if key not in BULKY}
+    return [without_bulk(item) for item in block] if isinstance(block, list) else block

@@ -1,0 +1,119 @@
+"""A table as data: raw values once, shown as CSV (full precision), Markdown or HTML cells (rounded)."""
+
+import base64
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from dihal_core.reporting.formatting import (
+    DASH,
+    bounds_of,
+    byte_size,
+    duration,
+    integer,
+    interval_text,
+    number,
+    percent,
+    value_of,
+)
+
+Kind = Literal["text", "count", "number", "interval", "share", "bytes", "seconds", "layer"]
+
+_FORMATS: dict[str, Callable[[Any, "Column"], str]] = {
+    "text": lambda value, _: DASH if value is None or value == "" else str(value),
+    "layer": lambda value, _: DASH if value is None else str(value),
+    "count": lambda value, _: integer(value),
+    "number": lambda value, column: number(value, column.digits, column.decimals),
+    "interval": lambda value, column: interval_text(value, column.digits, column.decimals),
+    "share": lambda value, _: percent(value, 1 if isinstance(value, float) and 0 < value < 0.1 else 0),
+    "bytes": lambda value, _: byte_size(value),
+    "seconds": lambda value, _: duration(value),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column: the key of its values, its heading, how they are shown, and what they mean."""
+
+    key: str
+    label: str
+    kind: Kind = "number"
+    help: str = ""
+    digits: int = 3
+    decimals: int | None = None
+
+    def show(self, value: Any) -> str:
+        """Return the rounded text of one value, an en dash where it is missing."""
+        return _FORMATS[self.kind](value, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of raw values under named columns. `marks[i]` names how row i is set off (HTML class, Markdown bold)."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    marks: tuple[str, ...] = ()
+
+    def cells(self) -> list[list[str]]:
+        """Return the rounded text of every cell, row by row."""
+        return [[column.show(row.get(column.key)) for column in self.columns] for row in self.rows]
+
+    def mark(self, index: int) -> str:
+        """Return the mark of row `index`, or an empty string."""
+        return self.marks[index] if index < len(self.marks) else ""
+
+    def csv(self) -> str:
+        """Return CSV in full precision; an interval takes three columns; missing values are empty."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        header: list[str] = []
+        for column in self.columns:
+            header.append(column.key)
+            if column.kind == "interval":
+                header.extend((f"{column.key}_low", f"{column.key}_high"))
+        writer.writerow(header)
+        for row in self.rows:
+            line: list[Any] = []
+            for column in self.columns:
+                value = row.get(column.key)
+                if column.kind == "interval":
+                    low, high = bounds_of(value) or (None, None)
+                    line.extend((_exact(value_of(value)), _exact(low), _exact(high)))
+                else:
+                    line.append(_exact(value))
+            writer.writerow(line)
+        return out.getvalue()
+
+    def csv_uri(self) -> str:
+        """Return the CSV as a data URI, so that the report offers it without a second file."""
+        return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(self.csv().encode()).decode()}"
+
+    def markdown(self) -> str:
+        """Return a GitHub-style table; numbers are right-aligned, marked rows are bold."""
+        lines = [
+            "| " + " | ".join(_escape(column.label) for column in self.columns) + " |",
+            "|" + "|".join(":--" if column.kind == "text" else "--:" for column in self.columns) + "|",
+        ]
+        for index, cells in enumerate(self.cells()):
+            bold = "**" if self.mark(index) == "selected" else ""
+            lines.append("| " + " | ".join(f"{bold}{_escape(cell)}{bold}" for cell in cells) + " |")
+        return "\n".join(lines) + "\n"
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else repr(value) if isinstance(value, float) else value
+
+
+def _escape(text: str) -> str:
+    """Keep a cell one cell, and keep HTML in names from being rendered as HTML."""
+    text = " ".join(text.split())
+    for character, replacement in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "\\`")):
+        text = text.replace(character, replacement)
+    return text

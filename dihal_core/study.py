@@ -1,0 +1,120 @@
+"""From settings to the units, extra key values and final files of one study. Imports no torch."""
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dihal_core.assets import required_assets
+from dihal_core.backbones.identity import backbone_identity
+from dihal_core.config import StudySettings
+from dihal_core.profiles import load_study
+from dihal_core.stages import STAGES, Inputs, StageRequest, make_request
+from dihal_core.store import StageRecord, dump_json, write_atomically
+
+Records = dict[str, StageRecord | dict[str | int, StageRecord]]
+"""Finished stages: one record, or `{unit: record}`."""
+
+
+def slug(text: str) -> str:
+    """Return `text` in lower case with dashes between words."""
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())
+
+
+def study_name(settings: StudySettings) -> str:
+    """Return `<profile>-<backbone>-s<seed>`, plus six hex digits if settings differ from the profile's own."""
+    name = f"{slug(settings.profile)}-{slug(settings.backbone.name)}-s{settings.seed}"
+    plain = load_study(settings.profile, seed=settings.seed)
+    data = settings.model_dump(mode="json")
+    same = {k: v for k, v in data.items() if k not in ("backbone", "compute")}
+    reference = {k: v for k, v in plain.model_dump(mode="json").items() if k not in ("backbone", "compute")}
+    if same == reference:
+        return name
+    return f"{name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:6]}"
+
+
+def units_of(stage: str, settings: StudySettings) -> tuple[str | int, ...] | None:
+    """Return the units of `stage`, or None where it is one single run."""
+    kind = STAGES[stage].unit
+    if kind == "asset":
+        return required_assets(settings)
+    if kind == "layer":
+        return settings.table_layers if stage == "geometry" else settings.candidate_layers
+    if kind == "set":
+        return ("eval_wiki", "heldout") if settings.corpus.num_eval_wiki else ("heldout",)
+    return None
+
+
+def chosen_layer(settings: StudySettings, score: StageRecord) -> int:
+    """Return the layer of the full training: the override, else the one the sealed score selected."""
+    if settings.replace.layer is not None:
+        return settings.replace.layer
+    return int(json.loads((score.path / "score.json").read_bytes())["selected_layer"])
+
+
+def values_of(
+    stage: str, settings: StudySettings, home: Path, records: Mapping[str, Any], failed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what enters the key of `stage` beside settings, inputs and code."""
+    values: dict[str, Any] = {}
+    if any(path.split(".")[0] == "backbone" for path in STAGES[stage].reads) and stage not in ("score", "agreement"):
+        values["backbone_identity"] = backbone_identity(settings.backbone, home)
+    if stage == "corpus" and settings.corpus.kind == "offline":
+        values["python"] = platform.python_version()  # the code source is this interpreter's standard library
+    if stage == "replace":
+        values["layer"] = chosen_layer(settings, records["score"])
+    if stage == "report":
+        values.update(study_name=study_name(settings), failed_layers={str(k): v for k, v in failed.items()})
+        values["backbone_identity"] = backbone_identity(settings.backbone, home)
+    return values
+
+
+def request_for(
+    stage: str,
+    settings: StudySettings,
+    home: Path,
+    records: Records,
+    unit: str | int | None = None,
+    failed: Mapping[str, Any] | None = None,
+) -> StageRequest:
+    """Return the request of one unit of `stage`, given the records of the stages before it."""
+    inputs: Inputs = {name: records[name] for name in STAGES[stage].inputs}
+    if stage not in ("corpus",) and isinstance(inputs.get("assets"), dict):
+        model = settings.backbone.identifier  # only the corpus reads the text assets
+        inputs = {**inputs, "assets": {k: v for k, v in inputs["assets"].items() if k == model}}  # type: ignore[union-attr]
+    return make_request(stage, settings, inputs, home, unit, values_of(stage, settings, home, records, failed or {}))
+
+
+def study_folder(home: Path, settings: StudySettings) -> Path:
+    """Return `<home>/studies/<name>`."""
+    return home / "studies" / study_name(settings)
+
+
+def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledger: dict[str, Any]) -> Path:
+    """Copy report and result of the report store into the study's folder and return that folder."""
+    folder = study_folder(home, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.html", "study.json"):
+        write_atomically(folder / name, (report.path / name).read_bytes())
+    write_atomically(folder / "settings.json", dump_json(settings.model_dump(mode="json")))
+    write_atomically(folder / "ledger.json", dump_json(ledger))
+    figures = report.path / "figures"
+    if figures.is_dir():
+        shutil.copytree(figures, folder / "figures", dirs_exist_ok=True)
+    return folder
+
+
+def seal_selection(home: Path, settings: StudySettings, score: StageRecord) -> dict[str, Any]:
+    """Write down the digest of the score before any bridge is trained; return what was written."""
+    manifest = json.loads((score.path / "manifest.json").read_bytes())
+    sealed = {
+        "score_digest": score.digest,
+        "score_key": score.key,
+        "selected_layer": json.loads((score.path / "score.json").read_bytes())["selected_layer"],
+        "committed": manifest["provenance"]["finished"],
+    }
+    write_atomically(study_folder(home, settings) / "sealed.json", dump_json(sealed))
+    return sealed

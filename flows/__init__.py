@@ -1,0 +1,1 @@
+"""Flows: a study's table of contents. No arithmetic, no torch."""

@@ -1,0 +1,222 @@
+"""A local Prefect server and worker that outlive the command that starts them.
+
+State lives in `<home>/.prefect` (database, results, logs, `server.json`). Everything listens on
+loopback, telemetry is off. A port in use gets the next free one, which is printed.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from dihal_core.errors import ConfigError, ResourceError
+from dihal_core.store import dump_json, write_atomically
+
+HOST = "127.0.0.1"
+FIRST_PORT = 4200
+PORTS_TRIED = 50
+START_SECONDS = 180
+POOL = "dihal-local"
+PREFECT_FILE = Path("deployments/prefect.yaml")
+
+Say = Callable[[str], None]
+
+
+def state_folder(home: Path) -> Path:
+    """Return the folder of Prefect's own files."""
+    return home / ".prefect"
+
+
+def prefect_environment(home: Path, url: str | None = None) -> dict[str, str]:
+    """Return the variables under which every Prefect process of this home runs."""
+    folder = state_folder(home)
+    environment = {
+        "DIHAL_HOME": str(home),
+        "PREFECT_HOME": str(folder),
+        "PREFECT_LOCAL_STORAGE_PATH": str(folder / "storage"),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(folder / "results"),
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "dihal_core,tasks,flows",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_CLI_PROMPT": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+    if url:
+        environment["PREFECT_API_URL"] = url
+    return environment
+
+
+def healthy(url: str, timeout_s: float = 3.0) -> bool:
+    """Return True if a Prefect API answers at `url` (loopback only: no proxy is asked)."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/health", timeout=timeout_s) as reply:
+            return reply.status == 200
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def _read(home: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((state_folder(home) / name).read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def _alive(facts: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(facts["pid"])
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - facts["created"]) < 2
+    except (KeyError, psutil.Error):
+        return False
+
+
+def running_url(home: Path) -> str | None:
+    """Return the API URL of this home's running server, or None."""
+    facts = _read(home, "server.json")
+    return facts["url"] if _alive(facts) and healthy(facts["url"]) else None
+
+
+def free_port(first: int = FIRST_PORT) -> int:
+    """Return the first free loopback port from `first` on.
+
+    Raises
+    ------
+    ResourceError
+        If none of the next 50 is free.
+    """
+    for port in range(first, first + PORTS_TRIED):
+        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+                return port
+            except OSError:
+                continue
+    raise ResourceError(f"ports {first}..{first + PORTS_TRIED - 1} on {HOST} are all in use; free one or pass --port")
+
+
+def _detach(home: Path, arguments: list[str], log_name: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Start a process in a session of its own, output to a log file, no inherited pipes."""
+    folder = state_folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / log_name, "ab") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            close_fds=True,
+            cwd=folder,
+            env={**os.environ, **environment},
+        )
+    return {"pid": process.pid, "created": psutil.Process(process.pid).create_time(), "log": str(folder / log_name)}
+
+
+def ensure_server(home: Path, say: Say, port: int | None = None) -> str:
+    """Return the API URL of a running server of `home`, starting a detached one if there is none.
+
+    Raises
+    ------
+    ResourceError
+        If the server does not answer in time (its log is named) or no port is free.
+    """
+    url = running_url(home)
+    if url:
+        return url
+    chosen = free_port(port or FIRST_PORT)
+    if chosen != (port or FIRST_PORT):
+        say(f"port {port or FIRST_PORT} is in use; the Prefect server takes {chosen}")
+    url = f"http://{HOST}:{chosen}/api"
+    arguments = ["server", "start", "--host", HOST, "--port", str(chosen)]
+    facts = _detach(home, arguments, "server.log", prefect_environment(home, url))
+    started = time.monotonic()
+    while not healthy(url):
+        if not _alive(facts):
+            raise ResourceError(f"the Prefect server stopped while starting; its log is {facts['log']}")
+        if time.monotonic() - started > START_SECONDS:
+            raise ResourceError(f"the Prefect server did not answer within {START_SECONDS} s; see {facts['log']}")
+        time.sleep(0.3)
+    write_atomically(state_folder(home) / "server.json", dump_json({**facts, "url": url, "port": chosen}))
+    say(f"Prefect server at {url.removesuffix('/api')} (log: {facts['log']}; `make down` stops it)")
+    return url
+
+
+def prefect(home: Path, url: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one Prefect command against the server and return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments],
+        env={**os.environ, **prefect_environment(home, url)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def ensure_worker(home: Path, url: str, say: Say) -> None:
+    """Create the process work pool and start one detached worker for it."""
+    made = prefect(home, url, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    if made.returncode != 0:
+        raise ResourceError(f"could not create work pool {POOL}: {made.stderr.strip() or made.stdout.strip()}")
+    if _alive(_read(home, "worker.json")):
+        return
+    arguments = ["worker", "start", "--pool", POOL, "--name", f"{POOL}-worker"]
+    facts = _detach(home, arguments, "worker.log", prefect_environment(home, url))
+    write_atomically(state_folder(home) / "worker.json", dump_json(facts))
+    say(f"worker for pool {POOL} started (log: {facts['log']})")
+
+
+def deploy(home: Path, url: str, project: Path, say: Say) -> None:
+    """Apply every deployment of `deployments/prefect.yaml`."""
+    if not (project / PREFECT_FILE).is_file():
+        raise ConfigError(f"no {PREFECT_FILE} under {project}; run this from the project folder")
+    done = prefect(home, url, "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE), cwd=project)
+    if done.returncode != 0:
+        raise ResourceError(f"`prefect deploy` failed: {(done.stdout + done.stderr).strip()[-1500:]}")
+    say("deployed: prefect deployment run dihal/full-study")
+
+
+def write_prefect_toml(home: Path, url: str, project: Path) -> None:
+    """Let a plain `prefect ...` from the project folder talk to this server."""
+    text = (
+        "# Written by `make up` / `make study`; machine-local, not tracked.\n"
+        f'home = "{state_folder(home)}"\n\n[api]\nurl = "{url}"\n\n[cli]\nprompt = false\n\n'
+        "[server]\nanalytics_enabled = false\n"
+    )
+    write_atomically(project / "prefect.toml", text.encode())
+
+
+def stop_all(home: Path, say: Say) -> None:
+    """Stop worker and server of this home, children included."""
+    for name in ("worker", "server"):
+        facts = _read(home, f"{name}.json")
+        if not _alive(facts):
+            say(f"{name}: not running")
+            continue
+        parent = psutil.Process(facts["pid"])
+        family = [*parent.children(recursive=True), parent]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(facts["pid"], signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=15)
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        (state_folder(home) / f"{name}.json").unlink(missing_ok=True)
+        say(f"{name}: stopped")

@@ -1,0 +1,73 @@
+"""The full study: from text to the answer, one Prefect flow that reads as a table of contents."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from dihal_core.backbones.identity import pin_revision
+from dihal_core.planning import plan_study
+from dihal_core.profiles import load_study
+from dihal_core.store import resolve_home
+from tasks.study import StudyRun
+
+MAX_TASKS = 64
+"""Threads of the task runner; how many units really run at once is `compute.*_workers`."""
+
+
+def _flow_run_name() -> str:
+    parameters = flow_run.parameters
+    backbone = parameters.get("backbone") or "own backbone"
+    return f"{parameters.get('profile', 'quickstart')} · {backbone} · seed {parameters.get('seed', 0)}"
+
+
+@flow(
+    name="dihal",
+    flow_run_name=_flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
+    validate_parameters=True,
+    persist_result=True,
+    result_serializer="json",
+)
+def full_study(
+    backbone: str | None = None,
+    profile: str = "quickstart",
+    seed: int = 0,
+    overrides: dict[str, Any] | None = None,
+    force: list[str] | None = None,
+) -> State[Any] | dict[str, Any]:
+    """Locate the layer where diffusion should enter, test the prediction, train and evaluate the hybrid.
+
+    Args:
+        backbone: Preset name or local model folder; None keeps the profile's own.
+        profile: Name of a shipped profile (`quickstart`, `smoke`, `thorough`, `gemma`, `paper-...`).
+        seed: Root of all random streams.
+        overrides: Dotted settings, e.g. `{"sweep.training.max_steps": 40}`.
+        force: Stages to run again although they are cached.
+    """
+    settings = load_study(profile, backbone, seed, overrides)
+    settings = settings.model_copy(update={"backbone": pin_revision(settings.backbone)})
+    study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
+    study.show_plan(plan_study(settings, study.home))
+
+    study.run("assets")
+    study.run("corpus")
+    study.run("gates")
+    study.run("activations")
+    study.run("geometry")
+    study.run("score")
+    study.seal()
+    study.run("ridge")
+    study.run("sweep", tolerate_failures=True)
+    study.run("agreement")
+    study.run("replace")
+    study.run("evaluate")
+    study.run("report")
+
+    result = study.finish()
+    if study.failed:
+        layers = ", ".join(result["failed_layers"])
+        return Completed(name="Partial", message=f"layers {layers} are missing; run again to fill them", data=result)
+    return result

@@ -1,0 +1,1 @@
+"""How stages run under Prefect: keys, retries, artifacts, then one call into `dihal_core`."""

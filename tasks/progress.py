@@ -1,0 +1,37 @@
+"""Core progress, shown in the log and as a Prefect progress artifact that moves."""
+
+import logging
+import threading
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from dihal_core.progress import LoggedProgress
+
+log = logging.getLogger(__name__)
+
+
+def artifact_key(*parts: str) -> str:
+    """Return a key Prefect accepts: lower case, digits, dashes."""
+    text = "-".join(parts).lower()
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split())
+
+
+class TaskProgress(LoggedProgress):
+    """`LoggedProgress` that also keeps one progress artifact up to date (made at the first report)."""
+
+    def __init__(self, label: str, key: str, every_s: float = 5.0):
+        super().__init__(label, every_s=every_s, also=self._show)
+        self.key = key
+        self._artifact: UUID | None = None
+        self._lock = threading.Lock()
+
+    def _show(self, percent: float, text: str) -> None:
+        with self._lock:
+            try:
+                if self._artifact is None:
+                    self._artifact = create_progress_artifact(percent, key=self.key, description=text)
+                else:
+                    update_progress_artifact(self._artifact, progress=percent, description=text)
+            except Exception as error:  # the server may be away for a moment; the work goes on
+                log.warning("progress of %s not shown in the UI (%s: %s)", self.label, type(error).__name__, error)

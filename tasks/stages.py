@@ -1,0 +1,50 @@
+"""One Prefect task per stage: how to run it. What it does is `STAGES[...].builder` in `dihal_core`.
+
+Every task takes the JSON of a `StageRequest`, returns the JSON of a `StageRecord`, is cached under
+the request's content key, and retries with back-off only what was caused outside us.
+"""
+
+from typing import Any
+
+from prefect import Task, task
+from prefect.runtime import task_run
+
+from dihal_core.stages import STAGES, Stage, StageRequest, ensure
+from tasks.artifacts import publish, study_slug
+from tasks.caching import CONTENT_KEY
+from tasks.progress import TaskProgress, artifact_key
+from tasks.retries import RETRY
+
+GPU_STAGES = frozenset({"gates", "activations", "ridge", "sweep", "replace", "evaluate"})
+"""Stages that run the backbone: tagged `gpu`, so that a Prefect concurrency limit can hold them."""
+
+
+def _run_name() -> str:
+    return StageRequest.from_json(task_run.parameters["request"]).label
+
+
+def stage_task(stage: Stage) -> Task[Any, Any]:
+    """Return the Prefect task of one stage; its run is named after stage and unit, e.g. `sweep-L07`."""
+
+    def run(request: dict[str, Any]) -> dict[str, Any]:
+        asked = StageRequest.from_json(request)
+        progress = TaskProgress(asked.label, artifact_key(study_slug(asked), asked.label, "progress"))
+        record = ensure(asked, progress)
+        publish(asked, record)
+        return record.to_json()
+
+    run.__name__ = run.__qualname__ = stage.name
+    return task(
+        run,
+        name=stage.name,
+        description=stage.writes,
+        task_run_name=_run_name,
+        cache_policy=CONTENT_KEY,
+        persist_result=True,
+        result_serializer="json",
+        tags=["dihal", *(["gpu"] if stage.name in GPU_STAGES else [])],
+        **RETRY,
+    )
+
+
+TASKS: dict[str, Task[Any, Any]] = {name: stage_task(stage) for name, stage in STAGES.items()}

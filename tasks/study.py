@@ -1,0 +1,161 @@
+"""Runs the stages of one study as Prefect tasks, in order, each unit a task run of its own."""
+
+import logging
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.futures import PrefectFuture
+
+from dihal_core.config import StudySettings
+from dihal_core.errors import ArtifactError, DihalError
+from dihal_core.explain import explain
+from dihal_core.stages import STAGES, StageRequest, find, unit_label
+from dihal_core.store import StageRecord, discard_store
+from dihal_core.study import Records, publish_study, request_for, seal_selection, study_name, units_of
+from tasks.progress import artifact_key
+from tasks.stages import TASKS
+
+log = logging.getLogger(__name__)
+
+WORKERS = {"geometry": "geometry_workers", "sweep": "sweep_workers"}
+"""Which `compute` setting bounds the units in flight; other stages run one unit at a time."""
+
+
+class StudyRun:
+    """State of one study while its flow runs: records by stage, failures, and what each stage took."""
+
+    def __init__(self, settings: StudySettings, home: Path, force: tuple[str, ...] = ()):
+        self.settings, self.home, self.force = settings, home, force
+        self.records: Records = {}
+        self.failed: dict[str | int, str] = {}
+        self.futures: dict[str, list[PrefectFuture[Any]]] = {}
+        self.reasons: list[tuple[str, str]] = []
+        self.ledger: dict[str, Any] = {"study": study_name(settings), "stages": {}}
+        self.started = time.monotonic()
+
+    def run(self, stage: str, tolerate_failures: bool = False) -> None:
+        """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
+        started = time.monotonic()
+        units = units_of(stage, self.settings)
+        workers = getattr(self.settings.compute, WORKERS[stage]) if stage in WORKERS else 1
+        pending: list[str | int | None] = list(units) if units is not None else [None]
+        flying: dict[str | int | None, tuple[StageRequest, StageRecord | None, PrefectFuture[Any]]] = {}
+        done: dict[str | int | None, StageRecord] = {}
+        total, cached = len(pending), 0
+        log.info("stage %s: %s", stage, f"{total} {STAGES[stage].unit}s" if units is not None else "one run")
+        self.futures[stage] = []
+        while pending or flying:
+            while pending and len(flying) < workers:
+                unit = pending.pop(0)
+                flying[unit] = self._submit(stage, unit)
+            for unit, (request, made, future) in list(flying.items()):
+                future.wait(timeout=0.05 if len(flying) > 1 else None)
+                if not future.state.is_final():
+                    continue
+                del flying[unit]
+                cached += made is not None
+                record = self._finish(request, made, future, tolerate_failures)
+                if record is not None:
+                    done[unit] = record
+                self._show(stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached)
+        self.records[stage] = {u: r for u, r in done.items() if u is not None} if units is not None else done[None]
+        self.ledger["stages"][stage] = {
+            "wall_seconds": round(time.monotonic() - started, 2),
+            "units": total,
+            "cached": cached,
+        }
+        if tolerate_failures and not done:
+            raise ArtifactError(f"every unit of stage {stage!r} failed; first: {next(iter(self.failed.values()))}")
+
+    def _submit(
+        self, stage: str, unit: str | int | None
+    ) -> tuple[StageRequest, StageRecord | None, PrefectFuture[Any]]:
+        request = request_for(stage, self.settings, self.home, self.records, unit, self.failed)
+        status = find(request)
+        if stage in self.force and status.state in ("intact", "damaged"):
+            discard_store(self.home, stage, request.key)
+            self.reasons.append((request.label, "will run: forced"))
+            made = None
+        else:
+            self.reasons.append((request.label, explain(request, status)))
+            made = status.record
+        upstream = [future for name in STAGES[stage].inputs for future in self.futures.get(name, [])]
+        future = TASKS[stage].with_options(refresh_cache=made is None).submit(request.to_json(), wait_for=upstream)
+        self.futures[stage].append(future)
+        return request, made, future
+
+    def _finish(
+        self, request: StageRequest, made: StageRecord | None, future: PrefectFuture[Any], tolerate: bool
+    ) -> StageRecord | None:
+        try:
+            result = future.result(raise_on_failure=True)
+            return made if made is not None else StageRecord.from_json(result)
+        except Exception as error:
+            if not tolerate or request.unit is None:
+                raise
+            text = str(error) if isinstance(error, DihalError) else f"{type(error).__name__}: {error}"
+            log.warning("%s failed and is left out: %s", request.label, text)
+            self.failed[request.unit] = text
+            self.futures[request.stage].remove(future)
+            return None
+
+    def _show(self, stage: str, finished: int, total: int, started: float, cached: int) -> None:
+        if total == 1:
+            return
+        elapsed = time.monotonic() - started
+        fresh = finished - cached
+        eta = f", ETA {elapsed / fresh * (total - finished):.0f} s" if fresh > 0 and finished < total else ""
+        log.info("stage %s: %d/%d done, %d cached%s", stage, finished, total, cached, eta)
+
+    def record(self, stage: str) -> StageRecord:
+        """Return the record of a stage that is one single run."""
+        value = self.records[stage]
+        if not isinstance(value, StageRecord):
+            raise ArtifactError(f"stage {stage!r} has one record per {STAGES[stage].unit}; name the unit")
+        return value
+
+    def seal(self) -> None:
+        """Commit the selection before the first bridge is trained."""
+        sealed = seal_selection(self.home, self.settings, self.record("score"))
+        create_markdown_artifact(
+            f"## Sealed selection: layer {sealed['selected_layer']}\n\nScore digest `{sealed['score_digest']}`, "
+            f"committed {sealed['committed']}. No bridge loss has been read; none can change it.",
+            key=artifact_key(self.ledger["study"], "sealed-selection"),
+        )
+        log.info("selection sealed: layer %s, digest %s", sealed["selected_layer"], sealed["score_digest"][:12])
+
+    def show_plan(self, rows: list[dict[str, Any]]) -> None:
+        """Publish the run's first artifact: what will run and why."""
+        lines = "\n".join(f"| {row['stage']} | {row['units']} | {row['status']} | {row['why']} |" for row in rows)
+        create_markdown_artifact(
+            f"## What will run and why\n\n| stage | units | status | why |\n|---|---:|---|---|\n{lines}",
+            key=artifact_key(self.ledger["study"], "plan"),
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Publish report and ledger; return the study's result as a small record."""
+        report = self.record("report")
+        self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
+        self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.ledger["store_bytes"] = sum(
+            path.stat().st_size for path in self.home.rglob("*") if path.is_file() and ".prefect" not in path.parts
+        )
+        self.ledger["reasons"] = dict(self.reasons)
+        folder = publish_study(self.home, self.settings, report, self.ledger)
+        answer = [str(line) for line in report.counts["answer"]]
+        create_markdown_artifact(
+            "## Answer\n\n" + "\n".join(f"- {line}" for line in answer) + f"\n\nReport: [{folder / 'report.html'}]"
+            f"({(folder / 'report.html').as_uri()})",
+            key=artifact_key(self.ledger["study"], "answer"),
+        )
+        return {
+            "study": self.ledger["study"],
+            "folder": str(folder),
+            "answer": answer,
+            "failed_layers": {unit_label(unit): text for unit, text in self.failed.items()},
+            "wall_seconds": self.ledger["wall_seconds"],
+            "peak_memory_bytes": self.ledger["peak_memory_bytes"],
+        }

@@ -1,0 +1,122 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dihal_core.errors import ArtifactError, ConfigError, ResourceError
+from dihal_core.store import (
+    StageStore,
+    discard_store,
+    inspect_store,
+    require_disk,
+    require_intact,
+    resolve_home,
+    store_lock,
+)
+
+
+def make(home: Path, text: bytes = b"hello", key: str = "k1"):
+    store = StageStore(home, "corpus", key)
+    store.write_bytes("a/data.bin", text)
+    store.commit("u0", {"seconds": 1.5})
+    return store.finalize({"rows": 3}, {"request": {}}, None)
+
+
+def test_a_finished_store_is_intact_and_gives_back_its_record(tmp_path):
+    record = make(tmp_path)
+    status = inspect_store(tmp_path, "corpus", "k1")
+    assert status.state == "intact"
+    assert status.record == record
+    assert not (tmp_path / "corpus" / "k1.partial").exists()
+
+
+def test_the_digest_depends_on_content_and_not_on_times_or_commit_records(tmp_path):
+    first = make(tmp_path / "one")
+    second = make(tmp_path / "two")
+    other = make(tmp_path / "three", text=b"hellp")
+    assert first.digest == second.digest
+    assert first.digest != other.digest
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "extra", "manifest", "other_key"])
+def test_a_harmed_store_is_never_trusted(tmp_path, harm):
+    record = make(tmp_path)
+    path = record.path / "a/data.bin"
+    if harm == "flip":
+        times = path.stat()
+        path.write_bytes(b"hellO")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif harm == "truncate":
+        path.write_bytes(b"hell")
+    elif harm == "delete":
+        path.unlink()
+    elif harm == "extra":
+        (record.path / "stranger.bin").write_bytes(b"x")
+    elif harm == "manifest":
+        (record.path / "manifest.json").write_text("{")
+    else:
+        manifest = json.loads((record.path / "manifest.json").read_bytes())
+        (record.path / "manifest.json").write_text(json.dumps({**manifest, "key": "other"}))
+    status = inspect_store(tmp_path, "corpus", "k1")
+    assert status.state == "damaged"
+    assert status.record is None
+    with pytest.raises(ArtifactError, match="recomputes stage 'corpus'"):
+        require_intact(record)
+
+
+def test_a_discarded_store_is_gone_and_can_be_made_again(tmp_path):
+    first = make(tmp_path)
+    discard_store(tmp_path, "corpus", "k1")
+    assert inspect_store(tmp_path, "corpus", "k1").state == "absent"
+    assert make(tmp_path).digest == first.digest
+
+
+def test_an_interrupted_store_keeps_committed_units_and_drops_temporary_files(tmp_path):
+    store = StageStore(tmp_path, "corpus", "k1")
+    store.write_bytes("done.bin", b"1")
+    store.commit("u0", {"rows": 1})
+    (store.path / "torn.bin.123.tmp").write_bytes(b"half")
+    assert inspect_store(tmp_path, "corpus", "k1").state == "partial"
+    again = StageStore(tmp_path, "corpus", "k1")
+    assert again.committed() == {"u0": {"rows": 1}}
+    assert not list(again.path.rglob("*.tmp"))
+
+
+def test_nan_is_refused_in_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        StageStore(tmp_path, "corpus", "k").write_json("x.json", {"loss": float("nan")})
+
+
+def test_a_url_as_home_is_refused_in_a_sentence():
+    with pytest.raises(ConfigError, match="s3://bucket"):
+        resolve_home("s3://bucket/runs")
+
+
+def test_a_store_that_does_not_fit_is_refused_with_both_sizes(tmp_path):
+    with pytest.raises(ResourceError, match=r"needs 1000000000\.00 GB"):
+        require_disk(tmp_path / "not" / "yet", 10**18, "the dump")
+
+
+def test_the_lock_dies_with_a_killed_holder(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import time
+        from pathlib import Path
+        from dihal_core.store import store_lock
+        with store_lock(Path({str(tmp_path)!r}), "corpus", "k"):
+            print("held", flush=True)
+            time.sleep(600)
+        """
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "held"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with store_lock(tmp_path, "corpus", "k"):
+        assert (tmp_path / "corpus" / ".k.lock").exists()

@@ -1,0 +1,178 @@
+"""The flow against a real Prefect server: end to end, cached, partial, sealed. Smoke profile, seconds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.states import State
+
+from dihal_core.planning import plan_study
+from dihal_core.profiles import load_study
+from dihal_core.stages import STAGES, find
+from dihal_core.store import StageRecord, inspect_store
+from dihal_core.study import request_for, study_name
+from flows.study import full_study
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def run(**parameters) -> tuple[dict, State]:
+    state = full_study(profile="smoke", return_state=True, **parameters)
+    return state.result(), state
+
+
+def task_states(state: State) -> dict[str, str]:
+    with get_client(sync_client=True) as client:
+        found = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id])), limit=200
+        )
+    return {item.name: item.state_name for item in found}
+
+
+def digests(home: Path) -> dict[str, str]:
+    """Digest of every store except the report, whose ledger holds seconds."""
+    found = {}
+    for manifest in home.glob("*/*/manifest.json"):
+        data = json.loads(manifest.read_bytes())
+        if data["stage"] != "report":
+            found[f"{data['stage']}/{data['unit']}"] = data["digest"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, prefect_server):
+    """One finished smoke study; tests that change its home copy it first."""
+    folder = tmp_path_factory.mktemp("finished") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIHAL_HOME", str(folder))
+        result, state = run()
+    return folder, result, state
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """A private copy of the finished home."""
+    folder = tmp_path / "runs"
+    shutil.copytree(finished[0], folder)
+    monkeypatch.setenv("DIHAL_HOME", str(folder))
+    return folder
+
+
+def test_a_study_ends_with_five_answer_lines_a_report_and_a_result(finished):
+    home, result, state = finished
+    assert state.is_completed()
+    assert len(result["answer"]) == 5
+    folder = Path(result["folder"])
+    assert folder == home / "studies" / study_name(load_study("smoke"))
+    assert (folder / "report.html").stat().st_size > 10_000
+    study = json.loads((folder / "study.json").read_bytes())
+    assert study["settings"]["profile"] == "smoke"
+
+
+def test_every_stage_and_every_layer_has_a_readable_task_run(finished):
+    names = set(task_states(finished[2]))
+    assert {"corpus", "gates", "activations", "score", "ridge", "agreement", "replace", "report"} <= names
+    assert {f"geometry-L{layer:02d}" for layer in range(5)} <= names
+    assert {f"sweep-L{layer:02d}" for layer in range(1, 4)} <= names
+
+
+def test_a_second_run_finds_every_stage_cached(finished, monkeypatch):
+    home, first, _ = finished
+    monkeypatch.setenv("DIHAL_HOME", str(home))
+    before = digests(home)
+    second, state = run()
+    assert set(task_states(state).values()) == {"Cached"}
+    assert second["answer"] == first["answer"]
+    assert digests(home) == before
+
+
+def test_two_studies_from_nothing_give_the_same_stores(finished, home):
+    run()
+    assert digests(home) == digests(finished[0])
+
+
+def test_a_changed_figure_setting_reruns_the_report_alone(copied):
+    settings = load_study("smoke", overrides={"report.figure_dpi": 60})
+    assert [row["stage"] for row in plan_study(settings, copied) if row["to_run"]] == ["report"]
+
+
+def test_a_changed_bridge_budget_reruns_the_sweep_and_what_follows_but_not_the_dump(copied):
+    settings = load_study("smoke", overrides={"sweep.training.max_steps": 3})
+    rows = {row["stage"]: row for row in plan_study(settings, copied)}
+    assert [name for name, row in rows.items() if row["to_run"]] == ["sweep", "agreement", "report"]
+    assert "sweep.training.max_steps 4 -> 3" in rows["sweep"]["why"]
+
+
+@pytest.mark.parametrize("harm", ["delete", "flip"])
+def test_a_damaged_store_is_recomputed_to_the_same_digest(copied, harm):
+    before = digests(copied)
+    store = next((copied / "geometry").glob("L02-*"))
+    victim = store / "proxies.csv"
+    if harm == "delete":
+        victim.unlink()
+    else:
+        data = bytearray(victim.read_bytes())
+        data[-3] ^= 1
+        victim.write_bytes(data)
+    _, state = run()
+    states = task_states(state)
+    assert states["geometry-L02"] == "Completed"
+    assert digests(copied) == before
+
+
+def test_one_failed_layer_leaves_a_gap_and_a_rerun_fills_it(copied):
+    before = digests(copied)
+    store = next((copied / "sweep").glob("L02-*"))
+    shutil.rmtree(store)
+    obstacle = store.with_name(f"{store.name}.partial")
+    obstacle.write_text("a file where the store's folder should be")
+
+    result, state = run()
+    assert state.name == "Partial"
+    assert set(result["failed_layers"]) == {"L02"}
+    study = json.loads((Path(result["folder"]) / "study.json").read_bytes())
+    assert study["agreement"]["missing_layers"] == [2]
+    report = (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
+    assert "layer 2" in report.lower()
+
+    obstacle.unlink()
+    result, state = run()
+    assert state.name == "Completed"
+    assert result["failed_layers"] == {}
+    after = digests(copied)
+    assert {name: after[name] for name in before} == before
+
+
+def test_altered_sweep_losses_cannot_move_the_selection(copied):
+    settings = load_study("smoke")
+    sealed = json.loads((copied / "studies" / study_name(settings) / "sealed.json").read_bytes())
+    records = {}
+    for name in STAGES:
+        if name in ("agreement", "replace", "evaluate", "report"):
+            continue
+        found = {}
+        for path in (copied / name).glob("*/manifest.json"):
+            data = json.loads(path.read_bytes())
+            found[data["unit"]] = inspect_store(copied, name, data["key"]).record
+        records[name] = found[None] if STAGES[name].unit is None else found
+    altered = {}
+    for layer, record in records["sweep"].items():
+        data = json.loads((record.path / "sweep.json").read_bytes())
+        for arm in data["arms"].values():
+            arm["fvu"] = 0.9 - 0.2 * layer  # deepest layer looks best
+        (record.path / "sweep.json").write_text(json.dumps(data))
+        altered[layer] = StageRecord(record.stage, record.key, record.uri, f"altered-{layer}", {}, layer)
+
+    assert request_for("score", settings, copied, records).key == sealed["score_key"]
+    replace = request_for("replace", settings, copied, {**records, "sweep": altered})
+    assert replace.values["layer"] == sealed["selected_layer"]
+    assert find(replace).state == "intact"
+
+
+def test_the_parameters_of_the_flow_are_what_schedules_rely_on():
+    schema = full_study.parameters.model_dump()
+    assert set(schema["properties"]) == {"backbone", "profile", "seed", "overrides", "force"}
+    assert full_study.name == "dihal"
