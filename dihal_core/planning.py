@@ -124,7 +124,8 @@ def plan_study(settings: StudySettings, home: Path) -> list[dict[str, Any]]:
         if len(made) == len(asked):
             records[name] = made if units is not None else made[None]
         to_run = len(asked) - len(made)
-        first = next((reason for reason in reasons if not reason.startswith("cached")), reasons[0])
+        first = next((reason for reason in reasons if not reason.startswith("cached")), None)
+        first = first or (reasons[0] if reasons else "cached: this study needs none")
         cost = costs[name]
         share = to_run / len(asked) if asked else 0.0
         rows.append(

@@ -6,12 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
 
 
 class _Parser(argparse.ArgumentParser):
     """Argument parser whose errors are one sentence with the nearest valid name."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, allow_abbrev=False, **options)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise ConfigError(f"{message}; `{self.prog} --help` lists what is accepted")
@@ -168,7 +172,7 @@ def _up(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     from flows import console, server
 
-    server.stop_all(_home(arguments), console.say)
+    server.stop_all(_home(arguments), console.say, Path.cwd())
     return 0
 
 

@@ -98,8 +98,12 @@ def free_port(first: int = FIRST_PORT) -> int:
     ------
     ResourceError
         If none of the next 50 is free.
+    ConfigError
+        If `first` is no port.
     """
-    for port in range(first, first + PORTS_TRIED):
+    if not 1 <= first <= 65535:
+        raise ConfigError(f"port {first} is outside 1..65535; choose another --port")
+    for port in range(first, min(first + PORTS_TRIED, 65536)):
         with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -203,8 +207,8 @@ def write_prefect_toml(home: Path, url: str, project: Path) -> None:
     write_atomically(project / "prefect.toml", text.encode())
 
 
-def stop_all(home: Path, say: Say) -> None:
-    """Stop worker and server of this home, children included."""
+def stop_all(home: Path, say: Say, project: Path | None = None) -> None:
+    """Stop worker and server of this home, children included; `project`'s prefect.toml goes if it names them."""
     for name in ("worker", "server"):
         facts = _read(home, f"{name}.json")
         if not _alive(facts):
@@ -220,3 +224,9 @@ def stop_all(home: Path, say: Say) -> None:
                 process.kill()
         (state_folder(home) / f"{name}.json").unlink(missing_ok=True)
         say(f"{name}: stopped")
+    if project is not None and str(state_folder(home)) in _text(project / "prefect.toml"):
+        (project / "prefect.toml").unlink()
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

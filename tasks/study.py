@@ -35,6 +35,7 @@ class StudyRun:
         self.reasons: list[tuple[str, str]] = []
         self.ledger: dict[str, Any] = {"study": study_name(settings), "stages": {}}
         self.started = time.monotonic()
+        self._results: list[Any] = []  # kept alive: Prefect draws edges by object id, and freed ids come back
 
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
@@ -92,6 +93,7 @@ class StudyRun:
     ) -> StageRecord | None:
         try:
             result = future.result(raise_on_failure=True)
+            self._results.append(result)
             return made if made is not None else StageRecord.from_json(result)
         except Exception as error:
             if not tolerate or request.unit is None:
@@ -103,10 +105,10 @@ class StudyRun:
             return None
 
     def _show(self, stage: str, finished: int, total: int, started: float, cached: int) -> None:
-        if total == 1:
-            return
         elapsed = time.monotonic() - started
         fresh = finished - cached
+        if total == 1 or (fresh == 0 and finished < total):
+            return
         eta = f", ETA {elapsed / fresh * (total - finished):.0f} s" if fresh > 0 and finished < total else ""
         log.info("stage %s: %d/%d done, %d cached%s", stage, finished, total, cached, eta)
 

@@ -19,7 +19,7 @@ from dihal_core.backbones.registry import family_of
 from dihal_core.backbones.sources import Location, locate
 from dihal_core.backbones.tokenizers import quiet_transformers
 from dihal_core.config import BackboneSettings
-from dihal_core.errors import AssetError, ConfigError
+from dihal_core.errors import AssetError, ConfigError, NetworkError
 from dihal_core.seeding import torch_seed
 from dihal_core.store import StageRecord
 
@@ -103,9 +103,11 @@ def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -
         with quiet_transformers(), _quiet_gguf():
             model, facts = AutoModelForCausalLM.from_pretrained(place.where, output_loading_info=True, **arguments)
     except Exception as error:
+        reason = f"{place.label} could not be loaded ({type(error).__name__}: {_last_line(error)})"
+        if backbone.source == "hub" and "connect" in str(error):
+            raise NetworkError(f"{reason}; check the network, or download the model beforehand") from error
         raise AssetError(
-            f"{place.label} could not be loaded ({type(error).__name__}: {_last_line(error)}); it may be incomplete or "
-            "lack safetensors weights: fetch it again (assets: `dihal setup`)"
+            f"{reason}; it may be incomplete or lack safetensors weights: fetch it again (assets: `dihal setup`)"
         ) from error
     for problem in ("missing_keys", "mismatched_keys"):
         if facts.get(problem):

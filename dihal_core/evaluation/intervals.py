@@ -62,21 +62,21 @@ class DocumentBootstrap:
         denominator_G: np.ndarray,
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Interval:
-        """Return the interval of `transform(sum numerator / sum denominator)`."""
-        change = transform or (lambda x: x)
-        value = change(np.asarray(np.sum(numerator_G, dtype=np.float64) / np.sum(denominator_G, dtype=np.float64)))
-        return self._interval(float(value), change(self.sums(numerator_G) / self.sums(denominator_G)))
+        """Return the interval of `transform(sum numerator / sum denominator)`; `transform` must be increasing."""
+        value = np.sum(numerator_G, dtype=np.float64) / np.sum(denominator_G, dtype=np.float64)
+        bounds = [value, *self._bounds(self.sums(numerator_G) / self.sums(denominator_G))]
+        found = [_finite(bound if transform is None else transform(np.asarray(bound))) for bound in bounds]
+        return dict(zip(("value", "low", "high"), found, strict=True))
 
     def difference(self, first_G: np.ndarray, second_G: np.ndarray, denominator_G: np.ndarray) -> Interval:
         """Return the interval of `sum(first - second) / sum denominator`: paired, on the same resamples."""
         return self.ratio(np.asarray(first_G, np.float64) - np.asarray(second_G, np.float64), denominator_G)
 
-    def _interval(self, value: float, replicate_R: np.ndarray) -> Interval:
+    def _bounds(self, replicate_R: np.ndarray) -> np.ndarray:
         if not len(replicate_R):
-            return {"value": _finite(value), "low": None, "high": None}
+            return np.full(2, np.nan)
         tail = (1.0 - self.confidence) / 2.0
-        low, high = np.quantile(replicate_R, [tail, 1.0 - tail])
-        return {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
+        return np.quantile(replicate_R, [tail, 1.0 - tail])
 
 
 def sum_by_document(value_BT: np.ndarray, document_B: np.ndarray, documents: int) -> np.ndarray:
@@ -96,5 +96,5 @@ def bits(nats: np.ndarray) -> np.ndarray:
     return nats / math.log(2.0)
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | np.ndarray) -> float | None:
     return float(value) if math.isfinite(value) else None

@@ -54,6 +54,8 @@ def number(value: Any, digits: int = 3, decimals: int | None = None) -> str:
     if not is_number(value):
         return DASH
     value = float(value)
+    if value == 0 and decimals is None:
+        return "0"
     return _fixed(value, _style(abs(value), digits) if decimals is None else decimals, digits)
 
 

@@ -1,0 +1,1 @@
+"""Locate: the three geometry proxies, the paper's subsample protocol, the score, its agreement with bridge losses."""
