@@ -266,7 +266,7 @@ def build_asset(context: StageContext) -> dict[str, Any]:
     if asset.joined is not None:
         _join(asset, context.store.path)
     shutil.rmtree(downloads, ignore_errors=True)
-    context.progress(asset.download_bytes, asset.download_bytes, "bytes")
+    context.progress(_megabytes(asset.download_bytes), _megabytes(asset.download_bytes), "MB")
     files = [path for path in context.store.path.rglob("*") if path.is_file() and "commits" not in path.parts]
     return {
         "what": asset.what,
@@ -278,7 +278,14 @@ def build_asset(context: StageContext) -> dict[str, Any]:
 
 
 def _shifted(context: StageContext, start: int, total: int) -> Callable[[int], None]:
-    return lambda received: context.progress(min(start + received, total), total, "bytes")
+    """Report the bytes of one wheel as part of all; the end is reported once the files are checked."""
+    return lambda received: context.progress(
+        min(_megabytes(start + received), _megabytes(total) - 0.1), _megabytes(total), "MB"
+    )
+
+
+def _megabytes(count: int) -> float:
+    return round(max(count, 200_000) / 1e6, 1)
 
 
 def _join(asset: Asset, folder: Path) -> None:

@@ -120,6 +120,21 @@ class GeometrySettings(Settings):
         4.0, gt=1, description="Rows with norm above this times the median are counted (ours)."
     )
     threads: int = Field(1, ge=1, le=256, description="BLAS threads per layer task; part of the key.")
+    max_pool_rows: int = Field(
+        10_000, ge=8, description="Pools up to this size share one float64 Gram matrix (8 N^2 bytes a layer) (ours)."
+    )
+
+    @model_validator(mode="after")
+    def _subsamples_suffice(self) -> "GeometrySettings":
+        sizes = [("large_size", self.large_size)] + ([("small_size", self.small_size)] if self.small_count else [])
+        for name, size in sizes:
+            if size < self.k + 2:
+                raise ValueError(f"{name} {size} is too small for k = {self.k}; at least k + 2 = {self.k + 2} rows are needed")
+            if self.num_pairs > size * (size - 1) // 2:
+                raise ValueError(
+                    f"num_pairs {self.num_pairs} exceeds the {size * (size - 1) // 2} pairs of {name} {size}; lower it"
+                )
+        return self
 
 
 class ScoreSettings(Settings):
@@ -146,6 +161,9 @@ class MlpBridgeSettings(Settings):
     endpoint_probability: float = Field(0.5, ge=0, le=1, description="Share of training draws at exactly t = 1 (ours).")
     ridge_tokens: int = Field(3, ge=1, le=8, description="Tokens seen by the frozen ridge base (ours).")
     ridge_penalty: float = Field(1e-3, gt=0, description="Times the mean diagonal of the Gram matrix (ours).")
+    ridge_windows: int = Field(
+        1024, ge=1, description="Training windows that statistics and ridge are fitted on, at most (ours)."
+    )
     clip_sd: float = Field(
         10.0, gt=0, description="Standardised targets are clipped here in the training loss only (ours)."
     )
@@ -161,6 +179,7 @@ class TrainingSettings(Settings):
     max_steps: int | None = Field(None, ge=1, description="Cap on optimiser steps; null means all of the epochs.")
     batch_sequences: int = Field(8, ge=1, description="Windows per step (ours).")
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: matrices by Muon, the rest by AdamW (ours).")
+    muon_iterations: int = Field(3, ge=1, le=10, description="Newton-Schulz iterations of muon (ours).")
     learning_rate: float = Field(3e-3, gt=0, description="Peak rate (ours).")
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up (ours).")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (ours).")
@@ -179,6 +198,9 @@ class SweepSettings(Settings):
     likelihood_sequences: int = Field(
         16, ge=0, description="Validation windows pushed through the suffix for KL/NLL at every layer (ours)."
     )
+    outlier_ratio: float = Field(
+        4.0, gt=1, description="Tokens with a norm above this times the median are outliers: FVU with and without (ours)."
+    )
     threads: int = Field(1, ge=1, le=256, description="Intra-op threads per layer; part of the key.")
 
 
@@ -187,7 +209,13 @@ class ReplaceSettings(Settings):
 
     layer: int | None = Field(None, ge=1, description="Override the selected layer; null means the score's choice.")
     num_sequences: int = Field(ge=2, description="Training windows. Paper: 300K.")
+    validation_fraction: float = Field(
+        0.01, gt=0, lt=1, description="Windows, by document, kept out of training for the curve (ours)."
+    )
     training: TrainingSettings
+    outlier_ratio: float = Field(
+        4.0, gt=1, description="Tokens with a norm above this times the median are outliers: FVU with and without (ours)."
+    )
     regressor: bool = Field(True, description="Also train the deterministic regressor on the same batches (ours).")
     threads: int = Field(2, ge=1, le=256, description="Intra-op threads.")
 

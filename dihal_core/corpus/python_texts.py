@@ -37,7 +37,9 @@ def read_code(library: Path | None = None) -> Read:
             rejects["stub"] += 1
         else:
             documents.append(
-                Document(name.as_posix(), found[0], "code", metadata=_metadata(name.as_posix(), found[1], name.as_posix()))
+                Document(
+                    name.as_posix(), found[0], "code", metadata=_metadata(name.as_posix(), found[1], name.as_posix())
+                )
             )
     return documents, rejects
 

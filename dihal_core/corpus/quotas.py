@@ -26,7 +26,9 @@ def largest_remainder(total: int, shares: Mapping[str, float]) -> dict[str, int]
     return quota
 
 
-def fill(total: int, shares: Mapping[str, float], take: Callable[[str, int], int]) -> tuple[dict[str, int], dict[str, int]]:
+def fill(
+    total: int, shares: Mapping[str, float], take: Callable[[str, int], int]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Take `total` in proportion to `shares`; what a source cannot give, the others give in proportion.
 
     Parameters

@@ -44,7 +44,9 @@ def read_wikibooks(path: Path) -> Read:
         if not recipe["ingredients"] or not recipe["steps"]:
             rejects["incomplete_recipe"] += 1
             continue
-        facts = [f"{label}: {recipe[name]}" for label, name in (("Servings", "servings"), ("Time", "time")) if recipe[name]]
+        facts = [
+            f"{label}: {recipe[name]}" for label, name in (("Servings", "servings"), ("Time", "time")) if recipe[name]
+        ]
         lines = [recipe["title"], "", *facts, *([""] if facts else []), "Ingredients"]
         lines += [f"- {item}" for item in recipe["ingredients"]]
         lines += ["", "Procedure", *(f"{number}. {step}" for number, step in enumerate(recipe["steps"], 1))]
@@ -105,12 +107,12 @@ def _acts(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
     heading, body = "", []
     for line in lines[1:]:
         if re.match(r"(## |#### ACT )", line):
-            if body:
+            if any(body):
                 yield heading, body
             heading, body = line.lstrip("# ").strip(), []
         else:
             body.append(line)
-    if body:
+    if any(body):
         yield heading, body
 
 

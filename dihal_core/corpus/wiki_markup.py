@@ -22,12 +22,14 @@ _DROPPED_SECTIONS = re.compile(
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
 _PAIRED = re.compile(
-    r"<(ref|math|gallery|timeline|source|syntaxhighlight|score|imagemap|table|nowiki|pre|code)\b[^<>]*(?<!/)>.*?</\1\s*>",
+    r"<(ref|gallery|timeline|source|syntaxhighlight|score|imagemap|table|nowiki|pre|code)\b[^<>]*(?<!/)>.*?</\1\s*>",
     re.IGNORECASE | re.DOTALL,
 )
 _INNER_TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 _INNER_TABLE = re.compile(r"\{\|(?:(?!\{\|).)*?\|\}", re.DOTALL)
-_INNER_FILE = re.compile(r"\[\[(?:File|Image|Category|[a-z]{2,3}(?:-[a-z]+)?):(?:[^\[\]]|\[\[[^\[\]]*\]\]|\[[^\[\]]*\])*\]\]", re.I)
+_INNER_FILE = re.compile(
+    r"\[\[(?:File|Image|Category|[a-z]{2,3}(?:-[a-z]+)?):(?:[^\[\]]|\[\[[^\[\]]*\]\]|\[[^\[\]]*\])*\]\]", re.I
+)
 _LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 _URL_WITH_TEXT = re.compile(r"\[(?:https?:)?//[^\s\]]+\s+([^\]]*)\]")
 _URL = re.compile(r"\[?(?:https?:)?//[^\s\]]+\]?")
@@ -67,12 +69,15 @@ def plain_text(markup: str) -> str:
     """Return the running text of a page: paragraphs, headings and list items, without markup."""
     text = re.sub(r"<!--.*?-->", "", markup, flags=re.DOTALL)
     text = re.sub(r"<ref\b[^<>]*/>", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"<math\b[^<>]*>.*?</math\s*>", "\0", text, flags=re.DOTALL | re.IGNORECASE)
+    text = re.sub(r"^.*\0.*$", "", text, flags=re.MULTILINE)  # a sentence without its formula is no sentence
     text = _PAIRED.sub("", text)
-    text = _until_stable(_INNER_TEMPLATE, _template_text, text)
+    for _ in range(2):  # links stand inside templates and templates inside links
+        text = _until_stable(_INNER_FILE, "", text)
+        text = _until_stable(_LINK, r"\1", text)
+        text = _until_stable(_INNER_TEMPLATE, _template_text, text)
     text = _until_stable(_INNER_TABLE, "", text)
     text = _DROPPED_SECTIONS.sub("", text)
-    text = _until_stable(_INNER_FILE, "", text)
-    text = _until_stable(_LINK, r"\1", text)
     text = _URL.sub("", _URL_WITH_TEXT.sub(r"\1", text))
     text = re.sub(r"<br\s*/?>", " ", text, flags=re.IGNORECASE)
     text = re.sub(r"</?[a-zA-Z][^<>]*>", "", text)
@@ -94,10 +99,10 @@ def _template_text(match: re.Match[str]) -> str:
             return " ".join(plain[:2])
         case "lang" if len(plain) >= 2:
             return plain[1]
-        case "nowrap" | "quote" | "blockquote" | "transl" | "small" | "abbr" | "circa" | "as of" if plain:
-            return plain[0] if name.casefold() not in ("transl", "circa", "as of") else {
-                "transl": plain[-1], "circa": f"c. {plain[0]}", "as of": f"As of {plain[0]}"
-            }[name.casefold()]
+        case "nowrap" | "quote" | "blockquote" | "small" | "abbr" if plain:
+            return plain[0]
+        case "circa" | "as of" | "transl" if plain:
+            return {"circa": f"c. {plain[0]}", "as of": f"As of {plain[0]}"}.get(name.casefold(), plain[-1])
         case "ndash" | "spaced ndash":
             return " – "
         case "mdash":

@@ -63,8 +63,9 @@ class DocumentBootstrap:
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Interval:
         """Return the interval of `transform(sum numerator / sum denominator)`; `transform` must be increasing."""
-        value = np.sum(numerator_G, dtype=np.float64) / np.sum(denominator_G, dtype=np.float64)
-        bounds = [value, *self._bounds(self.sums(numerator_G) / self.sums(denominator_G))]
+        with np.errstate(divide="ignore", invalid="ignore"):  # a resample without a word has no word perplexity
+            value = np.sum(numerator_G, dtype=np.float64) / np.sum(denominator_G, dtype=np.float64)
+            bounds = [value, *self._bounds(self.sums(numerator_G) / self.sums(denominator_G))]
         found = [_finite(bound if transform is None else transform(np.asarray(bound))) for bound in bounds]
         return dict(zip(("value", "low", "high"), found, strict=True))
 

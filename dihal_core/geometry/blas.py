@@ -64,7 +64,16 @@ def syrk_columns(x_ND: np.ndarray, scale: float = 1.0) -> np.ndarray:
     n, d = x_ND.shape
     out_DD = np.zeros((d, d))
     _DSYRK(
-        b"L", b"N", _int(d), _int(n), _double(scale), x_ND.ctypes.data, _int(d), _double(0.0), out_DD.ctypes.data, _int(d)
+        b"L",
+        b"N",
+        _int(d),
+        _int(n),
+        _double(scale),
+        x_ND.ctypes.data,
+        _int(d),
+        _double(0.0),
+        out_DD.ctypes.data,
+        _int(d),
     )
     return out_DD
 

@@ -47,6 +47,10 @@ class Sample:
     """eps -> median pair ratio, in 1 / (activations squared)."""
 
 
+Moments = tuple[float, float, Callable[[float], float]]
+"""Trace, largest eigenvalue, and eps -> median stiffness."""
+
+
 def require_finite(x_ND: np.ndarray, label: str) -> None:
     """Raise `NumericsError` naming the first row with a NaN or inf."""
     for first in range(0, len(x_ND), 4096):
@@ -117,9 +121,9 @@ class GramPool:
         self.centred_ND = self.centred_ND - self.centred_ND.mean(axis=0)
         self.gram_NN = self.centred_ND @ self.centred_ND.T
         self.norm_N = np.ascontiguousarray(np.diagonal(self.gram_NN))
-        self.start_D = fixed_start(x_ND.shape[1])
+        self.start_D = self._leading_direction(len(x_ND) if sample_rows is None else sample_rows)
         depth = list_depth(len(x_ND), sample_rows, k) if sample_rows is not None else None
-        self.lists_NK = nearest(self.gram_NN, depth) if depth is not None else None
+        self.lists_NK = None if depth is None else nearest(self.gram_NN, depth)
 
     def sample(self, pairs_M2: np.ndarray, rows_n: np.ndarray | None = None) -> Sample:
         """Return the sample of the pool rows `rows_n` (all by default); pairs are positions within it.
@@ -134,30 +138,50 @@ class GramPool:
         n = len(self.centred_ND) if rows_n is None else len(rows_n)
         check_request(n, pairs_M2, self.k)
         index_n = np.arange(n) if rows_n is None else np.asarray(rows_n)
+        if (self.twin_N[index_n] == self.twin_N[index_n[0]]).all():
+            raise NumericsError(f"{self.label}: the {n} sampled rows are all equal; there is no variance to measure")
         kept_M2, squared_M = self._squared_distances(np.asarray(pairs_M2), index_n)
-        covariance_route = n > self.centred_ND.shape[1]
-        part_nn = None
-        if not covariance_route or (rows_n is not None and not self._lists_serve(n)):
-            part_nn = self.gram_NN if rows_n is None else _submatrix(self.gram_NN, index_n)
-        middle = self._local_middle(index_n, rows_n, part_nn)
-        route = self._by_covariance if covariance_route else self._by_gram
-        trace, lambda_max, stiffness = route(index_n, rows_n, part_nn, kept_M2, squared_M)
+        whole = rows_n is None
+        many = n > self.centred_ND.shape[1]
+        listed = many and not whole and self._lists_serve(n)
+        part_nn = self.gram_NN if whole or listed else _submatrix(self.gram_NN, index_n)
+        if listed:
+            neighbours_nk = nearest_in_subsample(self.lists_NK, index_n, self.k, self.gram_NN)
+        else:
+            neighbours_nk = index_n[nearest(part_nn, self.k)]
+        members_nm = np.concatenate([index_n[:, None], neighbours_nk], axis=1)
+        low, high = middle_top_eigenvalues(local_grams(self.gram_NN, self.centred_ND, self.twin_N, members_nm))
+        if many:
+            trace, lambda_max, stiffness = self._by_covariance(None if whole else index_n, kept_M2, squared_M)
+        else:
+            trace, lambda_max, stiffness = _by_gram(part_nn, kept_M2, squared_M)
+        dropped = len(pairs_M2) - len(kept_M2)
         return Sample(
-            n, self.centred_ND.shape[1], trace, lambda_max, middle, squared_M, len(pairs_M2) - len(kept_M2), stiffness
+            n, self.centred_ND.shape[1], trace, lambda_max, (low / self.k, high / self.k), squared_M, dropped, stiffness
         )
+
+    def _leading_direction(self, sample_rows: int) -> np.ndarray:
+        """Start vector for subsamples: the pool's own leading direction, so that few steps are left."""
+        start_D = fixed_start(self.centred_ND.shape[1])
+        if sample_rows <= len(start_D) or sample_rows == len(self.centred_ND):
+            return start_D
+        return _top_of_triangle(syrk_columns(self.centred_ND), start_D)[1]
 
     def _lists_serve(self, n: int) -> bool:
         if self.lists_NK is None:
             return False
         needed = list_depth(len(self.centred_ND), n, self.k)
-        return needed is not None and needed <= self.lists_NK.shape[1]
+        # A subsample somewhat smaller than planned only has more rows whose list runs out.
+        return needed is not None and needed <= 1.25 * self.lists_NK.shape[1]
 
     def _squared_distances(self, pairs_M2: np.ndarray, index_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Kept pairs and their squared distances; identical rows are found by value, not by a rounded zero."""
         i_M, j_M = index_n[pairs_M2[:, 0]], index_n[pairs_M2[:, 1]]
         differ_M = self.twin_N[i_M] != self.twin_N[j_M]
         if not differ_M.any():
-            raise NumericsError(f"{self.label}: all {len(pairs_M2)} sampled pairs join identical rows; sample other rows")
+            raise NumericsError(
+                f"{self.label}: all {len(pairs_M2)} sampled pairs join identical rows; sample other rows"
+            )
         i_M, j_M = i_M[differ_M], j_M[differ_M]
         size_M = self.norm_N[i_M] + self.norm_N[j_M]
         squared_M = size_M - 2.0 * np.take(
@@ -169,45 +193,38 @@ class GramPool:
             squared_M[close_M] = np.einsum("cd,cd->c", difference_CD, difference_CD)
         return pairs_M2[differ_M], squared_M
 
-    def _local_middle(
-        self, index_n: np.ndarray, rows_n: np.ndarray | None, part_nn: np.ndarray | None
-    ) -> tuple[float, float]:
-        if rows_n is None:
-            neighbours_nk = nearest(self.gram_NN, self.k)
-        elif part_nn is None:
-            neighbours_nk = nearest_in_subsample(self.lists_NK, index_n, self.k, self.gram_NN)
-        else:
-            neighbours_nk = index_n[nearest(part_nn, self.k)]
-        members_nm = np.concatenate([index_n[:, None], neighbours_nk], axis=1)
-        return middle_top_eigenvalues(local_grams(self.gram_NN, self.centred_ND, self.twin_N, members_nm))
-
-    def _by_covariance(self, index_n, rows_n, part_nn, kept_M2, squared_M):  # noqa: ANN001, ANN202
+    def _by_covariance(self, index_n: np.ndarray | None, kept_M2: np.ndarray, squared_M: np.ndarray) -> Moments:
         rows_nD = self.centred_ND
-        if rows_n is not None:
+        if index_n is not None:
             rows_nD = np.take(self.centred_ND, index_n, axis=0, mode="clip")
             rows_nD -= rows_nD.mean(axis=0)
         covariance_DD = syrk_columns(rows_nD, 1.0 / (len(rows_nD) - 1))
-        trace = self._positive(float(np.trace(covariance_DD)))
-        lambda_max, self.start_D = top_eigenvalue(
-            lambda v_D: symv(covariance_DD, v_D),
-            self.start_D,
-            lambda: np.triu(covariance_DD) + np.triu(covariance_DD, 1).T,
+        lambda_max, _ = _top_of_triangle(covariance_DD, self.start_D)
+        return (
+            float(np.trace(covariance_DD)),
+            lambda_max,
+            lambda eps: median_stiffness(rows_nD, covariance_DD, kept_M2, squared_M, eps),
         )
-        return trace, lambda_max, lambda eps: median_stiffness(rows_nD, covariance_DD, kept_M2, squared_M, eps)
 
-    def _by_gram(self, index_n, rows_n, part_nn, kept_M2, squared_M):  # noqa: ANN001, ANN202
-        n = len(part_nn)
-        if rows_n is not None:
-            mean_n = part_nn.mean(axis=0)
-            part_nn = part_nn - mean_n[:, None] - mean_n[None, :] + mean_n.mean()
-        trace = self._positive(float(np.trace(part_nn)) / (n - 1))
-        largest, _ = top_eigenvalue(lambda v_n: part_nn @ v_n, fixed_start(n), lambda: part_nn)
-        return trace, largest / (n - 1), lambda eps: median_stiffness_dual(part_nn, kept_M2, squared_M, eps)
 
-    def _positive(self, trace: float) -> float:
-        if not trace > 0.0:
-            raise NumericsError(f"{self.label}: the sampled rows have variance {trace:g}; they must differ")
-        return trace
+def _by_gram(gram_nn: np.ndarray, kept_M2: np.ndarray, squared_M: np.ndarray) -> Moments:
+    n = len(gram_nn)
+    mean_n = gram_nn.mean(axis=0)
+    gram_nn = gram_nn - mean_n[:, None] - mean_n[None, :] + mean_n.mean()
+    largest, _ = top_eigenvalue(lambda v_n: gram_nn @ v_n, fixed_start(n), lambda: gram_nn)
+    return (
+        float(np.trace(gram_nn)) / (n - 1),
+        largest / (n - 1),
+        lambda eps: median_stiffness_dual(gram_nn, kept_M2, squared_M, eps),
+    )
+
+
+def _top_of_triangle(covariance_DD: np.ndarray, start_D: np.ndarray) -> tuple[float, np.ndarray]:
+    return top_eigenvalue(
+        lambda v_D: symv(covariance_DD, v_D),
+        start_D,
+        lambda: np.triu(covariance_DD) + np.triu(covariance_DD, 1).T,
+    )
 
 
 def _submatrix(gram_NN: np.ndarray, index_n: np.ndarray) -> np.ndarray:

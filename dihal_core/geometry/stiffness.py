@@ -18,6 +18,8 @@ from dihal_core.geometry.blas import cholesky, inverse_from_cholesky, whiten_row
 
 PIVOT_RATIO = 1e-11
 """Squared pivots of the Cholesky factor below this share of the largest are too close to rounding."""
+DUAL_ERROR = 1e-11
+"""Largest estimated error of a dual numerator (of order 1) that is accepted from the Cholesky factor."""
 PROBES = 64
 SAFETY = 32.0
 
@@ -142,17 +144,21 @@ def median_stiffness_dual(gram_nn: np.ndarray, pairs_M2: np.ndarray, squared_M: 
     kernel_nn = gram_nn / (n - 1)
     i_M, j_M = pairs_M2[:, 0], pairs_M2[:, 1]
     shift = float(np.trace(kernel_nn)) / n**2
-    ridged_nn = kernel_nn + shift
-    factor_nn = _trusted_cholesky(ridged_nn, eps)
+    factor_nn = _trusted_cholesky(kernel_nn + shift, eps)
     if factor_nn is not None:
         inverse_nn = inverse_from_cholesky(factor_nn)
         diagonal_n = np.diagonal(inverse_nn)
-        across_M = inverse_nn[np.minimum(i_M, j_M), np.maximum(i_M, j_M)]
-        numerator_M = 2.0 - eps * (diagonal_n[i_M] + diagonal_n[j_M] - 2.0 * across_M)
-    else:
-        values_n, vectors_nn = np.linalg.eigh(kernel_nn)
-        values_n = np.maximum(values_n, 0.0)
-        scaled_nn = vectors_nn * np.sqrt(values_n / (values_n + eps))
-        difference_Mn = scaled_nn[i_M] - scaled_nn[j_M]
-        numerator_M = np.einsum("mn,mn->m", difference_Mn, difference_Mn)
+        # The inverse is off by about (condition number) x (rounding); eps times that must not show.
+        largest = float(diagonal_n.max())
+        error = eps * largest * (largest * n**2 * shift) * np.finfo(float).eps
+        if error < DUAL_ERROR:
+            across_M = inverse_nn[np.minimum(i_M, j_M), np.maximum(i_M, j_M)]
+            numerator_M = 2.0 - eps * (diagonal_n[i_M] + diagonal_n[j_M] - 2.0 * across_M)
+            return float(np.median((n - 1) * numerator_M / squared_M))
+    values_n, vectors_nn = np.linalg.eigh(kernel_nn)
+    # Rounding fills the null space of a rank-deficient K with values of this size; eps may be smaller still.
+    values_n[values_n < 16 * np.finfo(float).eps * values_n[-1]] = 0.0
+    scaled_nn = vectors_nn * np.sqrt(values_n / (values_n + eps))
+    difference_Mn = scaled_nn[i_M] - scaled_nn[j_M]
+    numerator_M = np.einsum("mn,mn->m", difference_Mn, difference_Mn)
     return float(np.median((n - 1) * numerator_M / squared_M))

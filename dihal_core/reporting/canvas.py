@@ -5,8 +5,8 @@ variables, so that figures follow light and dark mode and stay sharp in print.
 """
 
 import io
+import math
 import re
-from collections.abc import Callable
 from html import escape
 
 import matplotlib
@@ -83,8 +83,6 @@ def log_axis(axes: Axes, axis: str = "y") -> None:
 
 
 def _log10(value: float) -> float:
-    import math
-
     return math.log10(value) if value > 0 else 0.0
 
 
@@ -143,12 +141,8 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", text)
     text = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--sans)", text)
     for role, colour in LIGHT.items():
-        replacement = "none" if role == "paper" else f"var(--{role})"
-        text = re.sub(re.escape(colour), replacement, text, flags=re.I)
+        text = re.sub(re.escape(colour), f"var(--{role})", text, flags=re.I)
     head, _, body = text.partition(">")
     view = re.search(r'viewBox="[^"]*"', head)
     label = escape(description, quote=True)
     return f'<svg class="figure" role="img" aria-label="{label}" {view.group(0) if view else ""}>{body}'
-
-
-Draw = Callable[..., Figure]

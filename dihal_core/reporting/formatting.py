@@ -4,8 +4,8 @@ An interval is a mapping `{"value", "low", "high"}` whose entries are floats or 
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeGuard
 
 DASH = "\u2013"
 """Shown wherever a value is missing; never `None` or `nan`."""
@@ -13,7 +13,7 @@ MINUS = "\u2212"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Return whether `value` is a finite int or float (bool is neither)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -46,6 +46,17 @@ def _fixed(value: float, decimals: int | None, digits: int) -> str:
     return text.replace("-", MINUS, 1) if text.startswith("-") else text
 
 
+def needs_powers(values: Iterable[Any]) -> bool:
+    """Return whether most of these numbers read better with a power of ten, so that their column shares one style."""
+    sizes = [abs(value) for value in values if is_number(value) and value]
+    return 2 * sum(_style(size, 3) is None for size in sizes) > len(sizes)
+
+
+def power(value: Any, digits: int = 3) -> str:
+    """Return `value` with a power of ten whatever its size."""
+    return _fixed(float(value), None, digits) if is_number(value) else DASH
+
+
 def number(value: Any, digits: int = 3, decimals: int | None = None) -> str:
     """Return `value` with `digits` significant digits, or exactly `decimals` decimals if given.
 
@@ -61,25 +72,29 @@ def number(value: Any, digits: int = 3, decimals: int | None = None) -> str:
 
 def bracket(interval: Any, digits: int = 3, decimals: int | None = None) -> str:
     """Return `[low, high]` of an interval in the same decimals as its value, or an empty string."""
-    if not isinstance(interval, Mapping) or not (is_number(interval.get("low")) and is_number(interval.get("high"))):
+    bounds = bounds_of(interval)
+    if bounds is None:
         return ""
-    low, high = float(interval["low"]), float(interval["high"])
+    low, high = bounds
     if decimals is None:
-        value = interval.get("value")
-        decimals = _style(max(abs(low), abs(high), abs(value) if is_number(value) else 0.0), digits)
+        decimals = _style(max(abs(low), abs(high), abs(value_of(interval) or 0.0)), digits)
     return f"[{_fixed(low, decimals, digits)}, {_fixed(high, decimals, digits)}]"
 
 
 def interval_text(interval: Any, digits: int = 3, decimals: int | None = None) -> str:
     """Return `value [low, high]`; only the value where there are no bounds; an en dash where there is neither."""
-    if not isinstance(interval, Mapping):
-        return number(interval, digits, decimals)
-    bounds = bracket(interval, digits, decimals)
-    if bounds and decimals is None and is_number(interval.get("value")):
-        parts = [abs(float(interval[name])) for name in ("value", "low", "high")]
-        style = _style(max(parts), digits)
-        return f"{_fixed(float(interval['value']), style, digits)} {bounds}"
-    return f"{number(interval.get('value'), digits, decimals)} {bounds}".strip()
+    value, bounds = value_of(interval), bounds_of(interval)
+    if value is not None and bounds is not None and decimals is None:
+        style = _style(max(abs(value), abs(bounds[0]), abs(bounds[1])), digits)
+        return f"{_fixed(value, style, digits)} {bracket(interval, digits)}"
+    return f"{number(value, digits, decimals)} {bracket(interval, digits, decimals)}".strip()
+
+
+def power_interval(interval: Any, digits: int = 3) -> str:
+    """Return `value [low, high]` with powers of ten whatever the size."""
+    bounds = bounds_of(interval)
+    value = power(value_of(interval), digits)
+    return f"{value} [{power(bounds[0], digits)}, {power(bounds[1], digits)}]" if bounds else value
 
 
 def value_of(interval: Any) -> float | None:

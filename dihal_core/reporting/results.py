@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dihal_core.errors import ArtifactError
@@ -48,9 +48,7 @@ class StudyResults:
     @property
     def gaps(self) -> dict[int, str]:
         """Return `{layer: reason}` of every candidate without a sweep result."""
-        return {
-            layer: self.failed.get(layer, "not run") for layer in self.candidates if layer not in self.sweeps
-        }
+        return {layer: self.failed.get(layer, "not run") for layer in self.candidates if layer not in self.sweeps}
 
     def manifest(self, record: StageRecord) -> Json:
         """Return the manifest of a record's store, or an empty mapping."""
@@ -121,6 +119,11 @@ def _first(item: tuple[str | int, StageRecord]) -> tuple[int, int | str]:
 def _sets(units: Mapping[str | int, StageRecord]) -> list[tuple[str | int, StageRecord]]:
     """Return evaluation sets with the wiki-like one first: it is the headline."""
     return sorted(units.items(), key=lambda item: (item[0] != "eval_wiki", str(item[0])))
+
+
+def keyed(blocks: Mapping[Any, Json] | Sequence[Json], name: str) -> dict[Any, Json]:
+    """Return result blocks by layer or set: given so already, or as a list of blocks that name theirs."""
+    return dict(blocks) if isinstance(blocks, Mapping) else {block[name]: block for block in blocks}
 
 
 def without_bulk(block: Any) -> Any:

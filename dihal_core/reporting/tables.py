@@ -14,8 +14,11 @@ from dihal_core.reporting.formatting import (
     duration,
     integer,
     interval_text,
+    needs_powers,
     number,
     percent,
+    power,
+    power_interval,
     value_of,
 )
 
@@ -60,8 +63,17 @@ class Table:
     marks: tuple[str, ...] = ()
 
     def cells(self) -> list[list[str]]:
-        """Return the rounded text of every cell, row by row."""
-        return [[column.show(row.get(column.key)) for column in self.columns] for row in self.rows]
+        """Return the rounded text of every cell, row by row; one column keeps to one notation."""
+        shown = [self._show_column(column) for column in self.columns]
+        return [list(cells) for cells in zip(*shown, strict=True)]
+
+    def _show_column(self, column: Column) -> list[str]:
+        values = [row.get(column.key) for row in self.rows]
+        if column.kind in ("number", "interval") and column.decimals is None and needs_powers(map(value_of, values)):
+            if column.kind == "interval":
+                return [power_interval(value, column.digits) for value in values]
+            return [power(value, column.digits) for value in values]
+        return [column.show(value) for value in values]
 
     def mark(self, index: int) -> str:
         """Return the mark of row `index`, or an empty string."""

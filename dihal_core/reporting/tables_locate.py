@@ -1,10 +1,10 @@
-"""The tables of results: layers, sweep, agreement, evaluation, corpus, gates. Raw values in, `Table` out."""
+"""Tables of Locate and its test: layers, variants, sweep, agreement, predictors. Raw values in, `Table` out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dihal_core.reporting.answer import HEADLINE_LOSS, PARTIALS, set_label
-from dihal_core.reporting.palette import arm_label, ordered_arms
+from dihal_core.reporting.palette import ordered_arms
+from dihal_core.reporting.questions import HEADLINE_LOSS, PARTIALS
 from dihal_core.reporting.results import Json
 from dihal_core.reporting.tables import Column, Table
 
@@ -31,17 +31,27 @@ LOSSES = {
 RULES = {"early": "Early", "middle": "Middle", "late": "Late", "score": "geometry score"}
 
 
+def ordered(found: Mapping[str, Any] | None, known: Iterable[str]) -> list[str]:
+    """Return the keys of `found`, known ones first in reading order (JSON on disk is sorted by name)."""
+    found, known = found or {}, list(known)
+    return [name for name in known if name in found] + sorted(name for name in found if name not in known)
+
+
 def layer_table(score: Json) -> Table:
     """Return one row per layer with all that geometry says about it; layers 0 and L are controls."""
     columns = (
         Column("layer", "layer", "layer"),
         Column("role", "role", "text", "controls are shown, never z-scored, never selected"),
         Column("rank", "rank", "count", "1 = highest score"),
-        Column("score", "score S", "interval", "z(curvature) + z(monotonicity) \u2212 z(effective rank)"),
-        Column("selection_probability", "P(selected)", "share", "share of document resamples in which S is largest here"),
+        Column(
+            "score", "score S", "interval", decimals=2, help="z(curvature) + z(monotonicity) \u2212 z(effective rank)"
+        ),
+        Column(
+            "selection_probability", "P(selected)", "share", "share of document resamples in which S is largest here"
+        ),
         Column("curvature", "curvature", "interval", "median 1/(largest local eigenvalue + eps)"),
         Column("monotonicity", "monotonicity", "interval", "median stiffness of sampled pairs"),
-        Column("effective_rank", "effective rank", "interval", "trace / largest eigenvalue"),
+        Column("effective_rank", "effective rank", "interval", "trace / largest eigenvalue", decimals=2),
         Column("log_mean_norm", "log mean norm", decimals=2),
         Column("trace", "trace"),
         Column("outlier_rows", "outlier rows", "count", "rows with norm above a multiple of the median"),
@@ -63,7 +73,8 @@ def layer_table(score: Json) -> Table:
 def variant_table(score: Json) -> Table:
     """Return which layer each variant of the score would select."""
     columns = (Column("variant", "variant", "text"), Column("selected", "selects layer", "layer"))
-    rows = [{"variant": _label(name), **block} for name, block in score.get("variants", {}).items()]
+    variants = score.get("variants") or {}
+    rows = [{"variant": _label(name), **variants[name]} for name in ordered(variants, PREDICTORS)]
     return Table("variants", "Which layer each variant selects", columns, tuple(rows))
 
 
@@ -80,7 +91,7 @@ def stability_table(score: Json) -> Table:
         Column("kendall", "Kendall", "interval", decimals=3),
     )
     blocks = score.get("stability") or {}
-    rows = [{"comparison": names.get(name, name), **(block or {})} for name, block in blocks.items()]
+    rows = [{"comparison": names.get(name, name), **(blocks[name] or {})} for name in ordered(blocks, names)]
     return Table("stability", "Stability of the ranking", columns, tuple(rows))
 
 
@@ -99,7 +110,9 @@ ARM_FIELDS = (
 )
 
 
-def sweep_table(sweeps: Mapping[int, Json], gaps: Mapping[int, str] | None = None, selected: int | None = None) -> Table:
+def sweep_table(
+    sweeps: Mapping[int, Json], gaps: Mapping[int, str] | None = None, selected: int | None = None
+) -> Table:
     """Return losses per layer; a layer that failed keeps its row, with the reason."""
     shown = (
         ("bridge", "fvu", "bridge FVU"),
@@ -113,15 +126,15 @@ def sweep_table(sweeps: Mapping[int, Json], gaps: Mapping[int, str] | None = Non
         ("bridge", "nll", "bridge NLL"),
         ("ridge", "nll", "ridge NLL"),
     )
+    gaps = gaps or {}
     columns = (
         Column("layer", "layer", "layer"),
+        *((Column("status", "status", "text"),) if gaps else ()),
         *(Column(f"{arm}_{field}", label) for arm, field, label in shown),
         Column("teacher_nll", "teacher NLL"),
         Column("bridge_tokens", "tokens trained", "count"),
-        Column("status", "status", "text"),
     )
     rows, marks = [], []
-    gaps = gaps or {}
     for layer in sorted({*sweeps, *gaps}):
         block = sweeps.get(layer)
         rows.append({"layer": layer, "status": gaps.get(layer, "trained"), **(_flat(block) if block else {})})
@@ -162,15 +175,14 @@ def loss_table(agreement: Json) -> Table:
         *(Column(f"regret_{k}", f"regret@{k}", help=f"loss of the best of the top {k}, minus the best") for k in "135"),
     )
     rows = []
-    for name, block in agreement["losses"].items():
+    order = ordered(agreement["losses"], LOSSES)
+    for name in order:
+        block = agreement["losses"][name]
         regret = {f"regret_{k}": value for k, value in (block.get("regret") or {}).items()}
         p = (block.get("spearman") or {}).get("p")
         rows.append({**block, **regret, "loss": LOSSES.get(name, name), "p": p})
-    return Table("agreement", "Does the score predict the loss?", columns, tuple(rows), _marks_first(agreement["losses"]))
-
-
-def _marks_first(losses: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple("selected" if name == HEADLINE_LOSS else "" for name in losses)
+    marks = tuple("selected" if name == HEADLINE_LOSS else "" for name in order)
+    return Table("agreement", "Does the score predict the loss?", columns, tuple(rows), marks)
 
 
 def predictor_table(agreement: Json, loss: str = HEADLINE_LOSS) -> Table:
@@ -186,7 +198,7 @@ def predictor_table(agreement: Json, loss: str = HEADLINE_LOSS) -> Table:
     order = sorted(found, key=lambda name: -_or(found[name].get("spearman"), -2.0))
     rows = [{**found[name], "predictor": _label(name)} for name in order]
     marks = tuple("selected" if name == "raw" else "" for name in order)
-    return Table("predictors", f"Predictors of the bridge loss ({LOSSES.get(loss, loss)})", columns, tuple(rows), marks)
+    return Table("predictors", f"Predictors of the bridge loss ({loss.upper()})", columns, tuple(rows), marks)
 
 
 def _or(value: Any, default: float) -> float:
@@ -208,8 +220,10 @@ def partial_table(agreement: Json) -> Table:
         Column("reading", "reading", "text"),
     )
     rows = []
-    for name, block in agreement["losses"].items():
-        for key, found in (block.get("partial") or {}).items():
+    for name in ordered(agreement["losses"], LOSSES):
+        partial = agreement["losses"][name].get("partial") or {}
+        for key in ordered(partial, PARTIALS):
+            found = partial[key]
             low, high = (found or {}).get("low"), (found or {}).get("high")
             reading = None if low is None or high is None else "covers 0" if low <= 0 <= high else "clear of 0"
             rows.append(
@@ -233,117 +247,7 @@ def rule_table(agreement: Json) -> Table:
         Column("rank", "observed rank", "count"),
     )
     rules = agreement.get("rules") or {}
-    rows = [{**(rules[name] or {}), "rule": RULES.get(name, name)} for name in rules]
-    marks = tuple("selected" if name == "score" else "" for name in rules)
+    order = ordered(rules, RULES)
+    rows = [{**(rules[name] or {}), "rule": RULES.get(name, name)} for name in order]
+    marks = tuple("selected" if name == "score" else "" for name in order)
     return Table("rules", "Early, Middle, Late and the score", columns, tuple(rows), marks)
-
-
-def evaluation_table(evaluation: Json) -> Table:
-    """Return likelihood and agreement with the teacher for every arm of one set."""
-    columns = (
-        Column("label", "arm", "text"),
-        Column("ppl", "PPL", "interval"),
-        Column("kl", "KL to teacher (nats)", "interval"),
-        Column("nll", "NLL (nats)", "interval"),
-        Column("bits_per_byte", "bits per byte", "interval"),
-        Column("word_ppl", "word PPL", "interval"),
-        Column("top1", "top-1 agreement", "interval"),
-    )
-    arms = ordered_arms(list(evaluation["arms"]))
-    rows = [{"label": arm_label(arm), **(evaluation["arms"][arm] or {})} for arm in arms]
-    marks = tuple("selected" if arm.startswith("bridge") else "control" if arm == "teacher" else "" for arm in arms)
-    name = evaluation["set"]
-    return Table(f"evaluation_{name}", f"Likelihood on {set_label(name)}", columns, tuple(rows), marks)
-
-
-def difference_table(evaluation: Json) -> Table:
-    """Return paired differences over documents."""
-    columns = (
-        Column("pair", "paired difference", "text"),
-        Column("kl", "KL (nats)", "interval"),
-        Column("nll", "NLL (nats)", "interval"),
-    )
-    rows = [{"pair": pair.replace(" - ", " \u2212 "), **block} for pair, block in evaluation.get("differences", {}).items()]
-    name = evaluation["set"]
-    return Table(f"differences_{name}", f"Paired differences on {set_label(name)}", columns, tuple(rows))
-
-
-def corpus_table(corpus: Json) -> Table:
-    """Return the source mix."""
-    columns = (
-        Column("source", "source", "text"),
-        Column("origin", "origin", "text"),
-        Column("licence", "licence", "text"),
-        Column("documents", "documents", "count"),
-        Column("train_windows", "train windows", "count"),
-        Column("train_tokens", "train tokens", "count"),
-        Column("share", "token share", "share"),
-        Column("heldout_windows", "held-out windows", "count"),
-        Column("rejected", "rejected", "count"),
-        Column("shared_13grams", "shared 13-grams", "share", "of held-out text with train"),
-    )
-    total = sum((item.get("tokens") or {}).get("train") or 0 for item in corpus["sources"])
-    shared = (corpus.get("overlap") or {}).get("shared_13gram_fraction") or {}
-    rows = [
-        {
-            **item,
-            "train_windows": (item.get("windows") or {}).get("train"),
-            "heldout_windows": (item.get("windows") or {}).get("heldout"),
-            "train_tokens": (tokens := (item.get("tokens") or {}).get("train")),
-            "share": tokens / total if total and tokens is not None else None,
-            "rejected": sum((item.get("rejects") or {}).values()),
-            "shared_13grams": shared.get(item["source"]) if isinstance(shared, Mapping) else None,
-        }
-        for item in corpus["sources"]
-    ]
-    return Table("corpus", "Sources", columns, tuple(rows))
-
-
-def split_table(corpus: Json) -> Table:
-    """Return windows, documents and tokens of every split."""
-    columns = (
-        Column("split", "split", "text"),
-        *(Column(name, name, "count") for name in ("windows", "documents", "tokens")),
-    )
-    rows = [{"split": name, **block} for name, block in corpus["splits"].items()]
-    return Table("splits", "Splits", columns, tuple(rows))
-
-
-def reject_table(corpus: Json) -> Table:
-    """Return how much text was rejected and why, most frequent first."""
-    columns = (Column("reason", "reason", "text"), Column("count", "rejected", "count"))
-    found = sorted((corpus.get("rejects") or {}).items(), key=lambda item: (-(item[1] or 0), item[0]))
-    rows = [{"reason": reason.replace("_", " "), "count": count} for reason, count in found]
-    return Table("rejects", "Rejects", columns, tuple(rows))
-
-
-def gate_table(gates: Json) -> Table:
-    """Return what each gate measured and what it had to be."""
-    columns = (
-        Column("gate", "gate", "text"),
-        Column("measured", "measured"),
-        Column("required", "required", "text"),
-    )
-    splice, leak = gates.get("splice") or {}, gates.get("leak") or {}
-    layers = len(splice.get("layers") or [])
-    rows: list[dict[str, Any]] = [
-        {
-            "gate": f"splice: largest logit difference over {layers} layers ({splice.get('dtype', '')})",
-            "measured": splice.get("max"),
-            "required": "0, or rounding of the dtype",
-        }
-    ]
-    for item in leak.get("bridges") or []:
-        weights = item.get("weights")
-        name = f"leak: change before the cut, {item['kind']}{f' ({weights} weights)' if weights else ''}"
-        rows.append({"gate": name, "measured": item.get("max_change"), "required": "exactly 0"})
-    control = leak.get("control")
-    if control:
-        rows.append(
-            {
-                "gate": "leak control: a module that does look ahead",
-                "measured": control.get("max_change"),
-                "required": "above 0: caught" if control.get("caught") else "above 0: NOT caught",
-            }
-        )
-    return Table("gates", "Gates", columns, tuple(rows))

@@ -1,0 +1,167 @@
+"""What a dump will hold, decided before the first forward. Imports no torch.
+
+Letters: N windows, T positions, M pool rows, S windows stored whole.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from dihal_core.errors import ConfigError
+from dihal_core.seeding import stream
+
+BYTES_PER_VALUE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Whole batches that are committed together: windows and pool rows from..to (exclusive)."""
+
+    index: int
+    windows: range
+    rows: range
+
+    @property
+    def name(self) -> str:
+        """Name of the commit record."""
+        return f"unit-{self.index:06d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class DumpPlan:
+    """Windows, sampled rows, layers and shapes of one dump."""
+
+    tokens_NT: np.ndarray
+    lengths_N: np.ndarray
+    document_N: np.ndarray
+    separator_id: int
+    rows_M3: np.ndarray
+    """(sequence, position, document) of every pool row, int32, in order."""
+    table_layers: tuple[int, ...]
+    candidate_layers: tuple[int, ...]
+    whole_sequences: int
+    positions_per_sequence: int
+    batch_sequences: int
+    unit_batches: int
+    hidden_size: int
+
+    @property
+    def windows(self) -> int:
+        """N."""
+        return len(self.lengths_N)
+
+    @property
+    def positions(self) -> int:
+        """T."""
+        return self.tokens_NT.shape[1]
+
+    @property
+    def unit_windows(self) -> int:
+        """Windows of a full unit: rows of a chunk of whole windows."""
+        return self.batch_sequences * self.unit_batches
+
+    @property
+    def chunk_rows(self) -> int:
+        """Pool rows of a chunk: those of a full unit."""
+        return self.unit_windows * self.positions_per_sequence
+
+    def first_row(self, window: int) -> int:
+        """Return the index of the first pool row of `window` or later."""
+        return int(np.searchsorted(self.rows_M3[:, 0], window))
+
+    def units(self) -> list[Unit]:
+        """Return all units in order."""
+        starts = range(0, self.windows, self.unit_windows)
+        return [
+            Unit(
+                index,
+                range(start, min(start + self.unit_windows, self.windows)),
+                range(self.first_row(start), self.first_row(start + self.unit_windows)),
+            )
+            for index, start in enumerate(starts)
+        ]
+
+    def batch(self, start: int) -> np.ndarray:
+        """Return tokens_BT of the windows from `start`; rows past the end are separators only.
+
+        The shape is always the same, because bfloat16 results depend on it.
+        """
+        taken_BT = self.tokens_NT[start : start + self.batch_sequences]
+        batch_BT = np.full((self.batch_sequences, self.positions), self.separator_id, dtype=np.int64)
+        batch_BT[: len(taken_BT)] = taken_BT
+        return batch_BT
+
+
+def sample_rows(
+    tokens_NT: np.ndarray, lengths_N: np.ndarray, document_N: np.ndarray, positions: int, skip: int, seed: int
+) -> np.ndarray:
+    """Choose the pool rows: `positions` positions per window from skip..length-1, without replacement.
+
+    The choice depends on the seed and the window's tokens only, not on its place or on other windows.
+    A window with fewer eligible positions gives all it has. Ours: the paper does not say which tokens.
+
+    Returns
+    -------
+    numpy.ndarray
+        (M, 3) int32: sequence, position, document; sorted by sequence, then position.
+
+    Raises
+    ------
+    ConfigError
+        If no window has an eligible position.
+    """
+    parts = []
+    for sequence, (length, document) in enumerate(zip(lengths_N.tolist(), document_N.tolist(), strict=True)):
+        eligible = np.arange(skip, length, dtype=np.int32)
+        content = hashlib.sha256(np.ascontiguousarray(tokens_NT[sequence, :length], dtype="<i4").tobytes()).hexdigest()
+        draw = stream(seed, "activations", "positions", content)
+        chosen = np.sort(draw.choice(eligible, size=min(positions, len(eligible)), replace=False))
+        facts = (np.full_like(chosen, sequence), chosen, np.full_like(chosen, document))
+        parts.append(np.stack(facts, axis=1))
+    rows_M3 = np.concatenate(parts) if parts else np.empty((0, 3), np.int32)
+    if not len(rows_M3):
+        raise ConfigError(f"no window is longer than activations.skip_positions {skip}; lower it or use longer windows")
+    return rows_M3.astype(np.int32)
+
+
+def candidate_layers(first_layer: int, last_layer: int | None, num_layers: int) -> tuple[int, ...]:
+    """Return layers `first_layer`..`last_layer` (None means L-1): the scored set."""
+    return tuple(range(first_layer, (last_layer or num_layers - 1) + 1))
+
+
+def table_layers(candidates: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+    """Return the candidates plus 0 (embedding output) and L (raw last block)."""
+    return tuple(sorted({0, *candidates, num_layers}))
+
+
+def estimate_bytes(
+    *,
+    hidden_size: int,
+    table_layers: int,
+    candidate_layers: int,
+    sequences: int,
+    positions_per_sequence: int,
+    whole_sequences: int,
+    window_tokens: int,
+) -> dict[str, int]:
+    """Return the bytes of a dump by section: `geom` (pool) and `full` (whole windows). Counts, not lists."""
+    value = hidden_size * BYTES_PER_VALUE
+    return {
+        "geom": table_layers * sequences * positions_per_sequence * value,
+        "full": candidate_layers * whole_sequences * window_tokens * value,
+    }
+
+
+def plan_bytes(plan: DumpPlan) -> dict[str, int]:
+    """Return the bytes of the planned arrays by section."""
+    sections = estimate_bytes(
+        hidden_size=plan.hidden_size,
+        table_layers=len(plan.table_layers),
+        candidate_layers=len(plan.candidate_layers),
+        sequences=1,
+        positions_per_sequence=len(plan.rows_M3),
+        whole_sequences=plan.whole_sequences,
+        window_tokens=plan.positions,
+    )
+    return {**sections, "windows": 4 * (plan.tokens_NT.size + 2 * plan.windows + plan.rows_M3.size)}

@@ -1,0 +1,116 @@
+"""What every arm of one layer holds frozen, and the contract of an arm.
+
+Letters: B windows, T positions, D hidden size.
+"""
+
+import abc
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dihal_core.bridges.linear import RidgeBase
+from dihal_core.bridges.standardise import Standardiser
+
+
+class Frame(nn.Module):
+    """Standardisation of condition and target, the constant state of position 0, the ridge base."""
+
+    sink_D: Tensor
+
+    def __init__(self, width: int, ridge_tokens: int):
+        super().__init__()
+        self.condition = Standardiser(width)
+        self.target = Standardiser(width)
+        self.ridge = RidgeBase(width, ridge_tokens)
+        self.register_buffer("sink_D", torch.zeros(width))
+
+    @property
+    def width(self) -> int:
+        """Hidden size D."""
+        return len(self.sink_D)
+
+    def finish(self, standardised_BTD: Tensor) -> Tensor:
+        """Return states in backbone scale, float32, with position 0 the stored constant."""
+        hidden_BTD = self.target.inverse(standardised_BTD)
+        hidden_BTD[:, 0] = self.sink_D
+        return hidden_BTD
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One training batch, in standardised coordinates. All arms of a layer see the same."""
+
+    condition_BTD: Tensor
+    base_BTD: Tensor
+    """Ridge prediction, frozen."""
+    target_BTD: Tensor
+    mask_BT: Tensor
+    """True for states that count: 1 <= t < length."""
+
+
+class Arm(nn.Module, abc.ABC):
+    """One way to make the state of a layer from the embedding output.
+
+    The frozen part lies in `frame`, has no parameters and is shared between the arms of a layer.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, frame: Frame):
+        super().__init__()
+        self.frame = frame
+
+    @abc.abstractmethod
+    def predict(
+        self, embeddings_BTD: Tensor, steps: int = 1, sequence_B: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """Return hidden_BTD, float32, in backbone scale; position t depends on embeddings 0..t only.
+
+        Parameters
+        ----------
+        embeddings_BTD : Tensor of shape (B, T, D), any float dtype
+            Embedding output (state 0) of windows that start with the separator.
+        steps : int
+            Sampler steps; arms without a sampler ignore it.
+        sequence_B : LongTensor of shape (B,), optional
+            Identity of each window, which names its noise; 0, 1, .. by default. Unused when `steps` is 1.
+        seed : int
+            Root seed of the noise.
+        """
+
+
+class BasedArm(Arm):
+    """An arm that works in standardised coordinates on top of the ridge base."""
+
+    @torch.no_grad()
+    def predict(
+        self, embeddings_BTD: Tensor, steps: int = 1, sequence_B: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """Standardise, `estimate`, map back; position 0 is the stored constant."""
+        condition_BTD = self.frame.condition(embeddings_BTD)
+        if sequence_B is None:
+            sequence_B = torch.arange(len(embeddings_BTD))
+        base_BTD = self.frame.ridge(condition_BTD)
+        return self.frame.finish(self.estimate(condition_BTD, base_BTD, steps, sequence_B, seed))
+
+    @abc.abstractmethod
+    def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
+        """Return the standardised state (B, T, D), float32."""
+
+
+class TrainedArm(BasedArm):
+    """An arm with parameters."""
+
+    @abc.abstractmethod
+    def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the training objective per state, mean over dimensions, and its time t, both (B, T)."""
+
+    @abc.abstractmethod
+    def objective(self) -> dict[str, float]:
+        """Return the weights of the paper's four loss terms in what this arm minimises."""
+
+    @abc.abstractmethod
+    def attention_flops(self, positions: int) -> int:
+        """Return forward FLOPs per token that are no product with a parameter matrix."""

@@ -1,0 +1,122 @@
+"""The `mlp` bridge: a token-wise diffusion denoiser on a causal context, started from a ridge prediction.
+
+Letters: B windows, T positions, D hidden size, W denoiser width, C context width.
+
+Ours: the paper's bridge is a Stable-Diffusion-v1.5-style UNet. This one keeps diffusion, condition and
+causal masking and changes the rest: the sample h itself is predicted (a velocity or noise target must
+cancel the noise exactly, and the target is nearly a point given the prefix), the process starts at the
+ridge prediction instead of noise, and one sample is one token, so that nothing can mix positions
+outside the causal context.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dihal_core.bridges.context import NORM_EPS, CausalTransformer
+from dihal_core.bridges.frame import Batch, Frame, TrainedArm
+from dihal_core.bridges.processes import (
+    batch_noise,
+    bridge_state,
+    posterior_deviation,
+    posterior_mean,
+    sampler_times,
+    training_times,
+)
+from dihal_core.config import MlpBridgeSettings
+
+TIME_FEATURES = 64
+TIME_SCALE = 1000.0
+HIDDEN_RATIO = 2
+
+
+def time_features(t_BT1: Tensor) -> Tensor:
+    """Return sinusoidal features (B, T, 64) of times in [0, 1]."""
+    half = TIME_FEATURES // 2
+    frequency = torch.exp(-math.log(1e4) * torch.arange(half, device=t_BT1.device) / half)
+    angle = TIME_SCALE * t_BT1 * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class ModulatedBlock(nn.Module):
+    """Gated feed-forward whose norm is shifted, scaled and gated by the condition (AdaLN, as DiT and MAR)."""
+
+    def __init__(self, width: int, condition_width: int):
+        super().__init__()
+        self.modulation = nn.Linear(condition_width, 3 * width)
+        self.gate_up = nn.Linear(width, 2 * HIDDEN_RATIO * width, bias=False)
+        self.down = nn.Linear(HIDDEN_RATIO * width, width, bias=False)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x_BTW: Tensor, condition_BTC: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(condition_BTC).chunk(3, dim=-1)
+        normed = F.rms_norm(x_BTW, x_BTW.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
+        left, right = self.gate_up(normed).chunk(2, dim=-1)
+        return x_BTW + (1 + gate) * self.down(F.silu(left) * right)
+
+
+class MlpBridge(TrainedArm):
+    """x0-predicting bridge; its output layer starts at zero, so it starts as the ridge itself."""
+
+    kind: ClassVar[str] = "mlp"
+
+    def __init__(self, settings: MlpBridgeSettings, frame: Frame):
+        super().__init__(frame)
+        self.settings = settings
+        D, W, C = frame.width, settings.width, settings.context_width
+        self.context = CausalTransformer(D, C, settings.context_blocks, settings.context_heads)
+        self.time_in = nn.Linear(TIME_FEATURES, C)
+        self.state_in = nn.Linear(D, W)
+        self.condition_in = nn.Linear(D, W, bias=False)
+        self.context_in = nn.Linear(C, W, bias=False)
+        self.blocks = nn.ModuleList(ModulatedBlock(W, C) for _ in range(settings.blocks))
+        self.out = nn.Linear(W, D)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def denoise(
+        self, x_BTD: Tensor, t_BT1: Tensor, context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor
+    ) -> Tensor:
+        """Return the estimate of h from x_t: base plus a learned correction, float32."""
+        y_BTW = self.state_in(x_BTD) + self.condition_in(condition_BTD) + self.context_in(context_BTC)
+        modulation_BTC = F.silu(context_BTC + self.time_in(time_features(t_BT1)))
+        for block in self.blocks:
+            y_BTW = block(y_BTW, modulation_BTC)
+        return base_BTD + self.out(F.rms_norm(y_BTW, y_BTW.shape[-1:], eps=NORM_EPS)).float()
+
+    def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
+        """Run the sampler; `steps` = 1 is one deterministic call at t = 1, where x is the base."""
+        B, T, D = base_BTD.shape
+        context_BTC = self.context(condition_BTD)
+        x_BTD = estimate_BTD = base_BTD
+        times = sampler_times(steps)
+        for draw, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
+            t_BT1 = torch.full((B, T, 1), t, device=base_BTD.device)
+            estimate_BTD = self.denoise(x_BTD, t_BT1, context_BTC, condition_BTD, base_BTD)
+            if t_next is not None:
+                deviation = posterior_deviation(t, t_next, self.settings.bridge_noise)
+                noise_BTD = batch_noise(seed, sequence_B, draw, T, D, base_BTD.device)
+                x_BTD = posterior_mean(x_BTD, estimate_BTD, t, t_next) + deviation * noise_BTD
+        return estimate_BTD
+
+    def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Squared error of the estimate from x_t, t = 1 with the endpoint probability, else uniform."""
+        t_BT1 = training_times(generator, (*batch.mask_BT.shape, 1), self.settings.endpoint_probability)
+        noise_BTD = torch.randn(batch.target_BTD.shape, generator=generator, device=generator.device)
+        x_BTD = bridge_state(batch.target_BTD, batch.base_BTD, t_BT1, noise_BTD, self.settings.bridge_noise)
+        context_BTC = self.context(batch.condition_BTD)
+        estimate_BTD = self.denoise(x_BTD, t_BT1, context_BTC, batch.condition_BTD, batch.base_BTD)
+        return (estimate_BTD - batch.target_BTD).square().mean(dim=-1), t_BT1[..., 0]
+
+    def objective(self) -> dict[str, float]:
+        """Times below one are the diffusion term, t = 1 the reconstruction term."""
+        endpoint = self.settings.endpoint_probability
+        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, "next_token": 0.0, "distillation": 0.0}
+
+    def attention_flops(self, positions: int) -> int:
+        """Attention of the context transformer."""
+        return self.context.attention_flops(positions)

@@ -1,0 +1,283 @@
+"""Which windows a study gets: quotas per source, splits by group, duplicates, overlap with held-out text.
+
+Evaluation pages and held-out documents are drawn first (more than needed), training text second; a
+training document that repeats a held-out one is dropped, and a held-out document that still shares
+too many 13-grams with the training text goes after that. The first rule cannot see a short text inside
+a long one, the second can.
+"""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+from dihal_core.config import CorpusSettings
+from dihal_core.corpus.documents import Document, group_permille, normalised, seeded_rank
+from dihal_core.corpus.duplicates import DuplicateIndex, SharedGrams, WordHashes
+from dihal_core.corpus.quotas import fill
+from dihal_core.corpus.sources import Pool, Source
+from dihal_core.corpus.tokenise import DocumentWindows, WindowEncoder
+from dihal_core.errors import ConfigError
+
+EVALUATION_WINDOWS_PER_DOCUMENT = 4
+"""Cap in held-out and evaluation sets (ours): intervals resample documents, so many documents beat long ones."""
+SPARE = 1.5
+"""Held-out candidates per window wanted: some fall to the overlap rule."""
+ENCYCLOPAEDIAS = frozenset({"wiki"})
+"""Sources whose titles are compared with those of the evaluation pages: a lead repeats its full article."""
+BATCH_CHARACTERS = 300_000
+BATCH_DOCUMENTS = 256
+CHARACTERS_PER_TOKEN = 4
+
+Pick = tuple[DocumentWindows, int]
+"""One window: its document and its row there."""
+
+
+@dataclasses.dataclass
+class Selection:
+    """The windows of every split, and what was left out on the way."""
+
+    picks: dict[str, list[Pick]]
+    rejects: dict[str, Counter[str]]
+    examined: Counter[str]
+    overlap: dict[str, object]
+    missing: list[str]
+
+
+class Screen:
+    """Turns documents away, by reason, before they are encoded."""
+
+    def __init__(self, hashes: WordHashes, evaluation: Source | None):
+        self.index = DuplicateIndex(hashes)
+        self.titles = {normalised(d.title) for d in evaluation.documents if d.title} if evaluation else set()
+        self.evaluation = evaluation.name if evaluation else None
+        self.rejects: dict[str, Counter[str]] = defaultdict(Counter)
+        self.examined: Counter[str] = Counter()
+
+    def admits(self, document: Document) -> bool:
+        """Say whether `document` is used, and count why not."""
+        self.examined[document.source] += 1
+        if not document.text.strip():
+            reason = "empty"
+        elif document.source in ENCYCLOPAEDIAS and document.title and normalised(document.title) in self.titles:
+            reason = "title_of_evaluation_page"
+        else:
+            reason = self.index.add(document.text)
+        if reason is not None:
+            self.rejects[document.source][reason] += 1
+        return reason is None
+
+
+class Stream:
+    """Windows of one source and split, document after document in selection order."""
+
+    def __init__(self, documents: Sequence[Document], encoder: WindowEncoder, screen: Screen, cap: int, tick: Callable):
+        self.picks: list[Pick] = []
+        self._encoder, self._screen, self._cap, self._tick = encoder, screen, cap, tick
+        self._wanted = 0
+        self._windows = self._generate(iter(documents))
+
+    def take(self, count: int) -> int:
+        """Append up to `count` more windows to `picks`; return how many there were."""
+        self._wanted = count
+        got = 0
+        for pick in islice(self._windows, count):
+            self.picks.append(pick)
+            self._wanted -= 1
+            got += 1
+        return got
+
+    def _generate(self, documents: Iterator[Document]) -> Iterator[Pick]:
+        while batch := self._batch(documents):
+            for result in self._encoder.encode(batch, self._cap):
+                if isinstance(result, str):
+                    self._screen.rejects[batch[0].source][result] += 1
+                    continue
+                for row in range(len(result)):
+                    yield result, row
+            self._tick()
+
+    def _batch(self, documents: Iterator[Document]) -> list[Document]:
+        room = min(BATCH_CHARACTERS, max(1, self._wanted) * self._encoder.window_tokens * CHARACTERS_PER_TOKEN)
+        batch: list[Document] = []
+        for document in documents:
+            if self._screen.admits(document):
+                batch.append(document)
+                room -= min(len(document.text), self._cap * self._encoder.window_tokens * CHARACTERS_PER_TOKEN)
+            if room <= 0 or len(batch) >= BATCH_DOCUMENTS:
+                break
+        return batch
+
+
+def in_selection_order(documents: Sequence[Document], seed: int) -> list[Document]:
+    """Return `documents` in the order in which a plan with `seed` looks at them."""
+    return sorted(documents, key=lambda d: (seeded_rank(seed, "document", d.identity), d.id))
+
+
+def is_heldout(document: Document, heldout_permille: int) -> bool:
+    """Say on which side of the split the document's group lies."""
+    return group_permille(document.source, document.group) < heldout_permille
+
+
+def select(
+    pool: Pool, corpus: CorpusSettings, seed: int, encoder: WindowEncoder, progress: Callable[[int, int], None]
+) -> Selection:
+    """Draw the windows of all splits.
+
+    Parameters
+    ----------
+    pool
+        Sources at hand.
+    corpus, seed
+        Settings of the plan.
+    encoder
+        Cuts documents into windows.
+    progress
+        Called with (windows drawn, windows wanted).
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer training windows than `corpus.num_sequences`.
+    """
+    plan = _Plan(pool, corpus, seed, encoder, progress)
+    plan.draw_evaluation()
+    plan.draw_heldout()
+    plan.draw_train()
+    plan.settle()
+    return plan.selection
+
+
+class _Plan:
+    def __init__(self, pool, corpus, seed, encoder, progress):
+        self.pool, self.corpus, self.seed, self.encoder = pool, corpus, seed, encoder
+        self.hashes = WordHashes()
+        self.screen = Screen(self.hashes, pool.evaluation)
+        self.shares = {source.name: source.share for source in pool.train if source.documents}
+        self.sides: dict[tuple[str, bool], list[Document]] = defaultdict(list)
+        for source in pool.train:
+            for document in in_selection_order(source.documents, seed):
+                self.sides[source.name, is_heldout(document, corpus.heldout_permille)].append(document)
+        self.streams: dict[tuple[str, str], Stream] = {}
+        wanted = corpus.num_sequences + corpus.num_heldout + corpus.num_eval_wiki
+        self.tick = lambda: progress(min(sum(len(s.picks) for s in self.streams.values()), wanted - 1), wanted)
+        self.selection = Selection({"train": [], "heldout": [], "eval_wiki": []}, {}, Counter(), {}, [])
+
+    def _stream(self, split: str, name: str, documents: Sequence[Document]) -> Stream:
+        cap = self.corpus.max_windows_per_document
+        if split != "train":
+            cap = min(cap, EVALUATION_WINDOWS_PER_DOCUMENT)
+        stream = self.streams[split, name] = Stream(documents, self.encoder, self.screen, cap, self.tick)
+        return stream
+
+    def draw_evaluation(self) -> None:
+        """Take candidates for the evaluation pages."""
+        if self.pool.evaluation is not None and self.corpus.num_eval_wiki:
+            source = self.pool.evaluation
+            stream = self._stream("eval_wiki", source.name, in_selection_order(source.documents, self.seed))
+            stream.take(_with_spare(self.corpus.num_eval_wiki))
+
+    def draw_heldout(self) -> None:
+        """Take candidates for the held-out windows in the mixture of the sources."""
+        for name in self.shares:
+            self._stream("heldout", name, self.sides[name, True])
+        fill(_with_spare(self.corpus.num_heldout), self.shares, lambda name, n: self.streams["heldout", name].take(n))
+
+    def draw_train(self) -> None:
+        """Take exactly the training windows, or say how many there are."""
+        for name in self.shares:
+            self._stream("train", name, self.sides[name, False])
+        wanted = self.corpus.num_sequences
+        quota, taken = fill(wanted, self.shares, lambda name, n: self.streams["train", name].take(n))
+        total = sum(taken.values())
+        if total < wanted:
+            table = ", ".join(f"{name} {count}" for name, count in taken.items())
+            raise ConfigError(
+                f"corpus.num_sequences is {wanted}, but corpus.kind={self.corpus.kind} gives {total} training windows of "
+                f"{self.corpus.window_tokens} tokens ({table}); lower corpus.num_sequences to at most {total} (and the "
+                "num_sequences of activations, sweep and replace with it), raise corpus.max_windows_per_document, "
+                "or lower corpus.window_tokens"
+            )
+        self._state_shifts("train", quota, taken)
+        self.selection.picks["train"] = [pick for name in self.shares for pick in self.streams["train", name].picks]
+
+    def settle(self) -> None:
+        """Measure shared 13-grams, drop held-out documents with too many, trim to what was asked."""
+        candidates = {key: stream.picks for key, stream in self.streams.items() if key[0] != "train"}
+        watched = list({entry.identity: entry for picks in candidates.values() for entry, _ in picks}.values())
+        grams = SharedGrams(self.hashes, [entry.document.text for entry in watched])
+        for number, text in enumerate({e.identity: e.document.text for e, _ in self.selection.picks["train"]}.values()):
+            grams.see(text)
+            if number % 200 == 0:
+                self.tick()
+        counts = {entry.identity: grams.counts(number) for number, entry in enumerate(watched)}
+        limit = self.corpus.max_shared_13gram
+        kept = {
+            key: [pick for pick in picks if _fraction(counts[pick[0].identity]) <= limit]
+            for key, picks in candidates.items()
+        }
+        self._trim(kept)
+        self._report_overlap(watched, counts, limit)
+        self.selection.rejects = {name: +rejects for name, rejects in self.screen.rejects.items()}
+        self.selection.examined = self.screen.examined
+
+    def _trim(self, kept: dict[tuple[str, str], list[Pick]]) -> None:
+        used: Counter[str] = Counter()
+
+        def take(name: str, count: int) -> int:
+            got = kept["heldout", name][used[name] : used[name] + count]
+            self.selection.picks["heldout"] += got
+            used[name] += len(got)
+            return len(got)
+
+        quota, taken = fill(self.corpus.num_heldout, self.shares, take)
+        self._state_shifts("heldout", quota, taken)
+        self.selection.picks["eval_wiki"] = [
+            pick for (split, _), picks in kept.items() if split == "eval_wiki" for pick in picks
+        ][: self.corpus.num_eval_wiki]
+        for split, wanted in (("heldout", self.corpus.num_heldout), ("eval_wiki", self.corpus.num_eval_wiki)):
+            got = len(self.selection.picks[split])
+            if got < wanted:
+                self.selection.missing.append(f"{split} has {got} windows of the {wanted} asked for; no more text fits")
+
+    def _report_overlap(self, watched: list[DocumentWindows], counts: dict[str, tuple[int, int]], limit: float) -> None:
+        before, after = defaultdict(lambda: [0, 0]), defaultdict(lambda: [0, 0])
+        final = {e.identity for split in ("heldout", "eval_wiki") for e, _ in self.selection.picks[split]}
+        dropped: Counter[bool] = Counter()
+        touched = 0
+        for entry in watched:
+            shared, total = counts[entry.identity]
+            source = entry.document.source
+            before[source] = [before[source][0] + shared, before[source][1] + total]
+            if _fraction((shared, total)) > limit:
+                dropped[source == self.screen.evaluation] += 1
+                self.screen.rejects[source]["shared_13grams"] += 1
+            if entry.identity in final:
+                after[source] = [after[source][0] + shared, after[source][1] + total]
+                touched += shared > 0
+        self.selection.overlap = {
+            "heldout_documents_dropped": dropped[False],
+            "eval_wiki_documents_dropped": dropped[True],
+            "documents_sharing_any_13gram": touched,
+            "shared_13gram_fraction": {name: round(_fraction(value), 6) for name, value in sorted(after.items())},
+            "shared_13gram_fraction_before": {
+                name: round(_fraction(value), 6) for name, value in sorted(before.items())
+            },
+        }
+
+    def _state_shifts(self, split: str, quota: dict[str, int], taken: dict[str, int]) -> None:
+        for name, wanted in quota.items():
+            if taken[name] < wanted:
+                self.selection.missing.append(
+                    f"{split}: source {name} gave {taken[name]} of its {wanted} windows; "
+                    "the rest was shared out among the other sources"
+                )
+
+
+def _with_spare(count: int) -> int:
+    return int(count * SPARE) + 8 if count else 0
+
+
+def _fraction(shared_and_all: Sequence[int]) -> float:
+    shared, total = shared_and_all
+    return shared / total if total else 0.0

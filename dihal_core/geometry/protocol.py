@@ -1,0 +1,210 @@
+"""Stage geometry: the paper's subsample protocol for one layer.
+
+Every large and small subsample gives one table row. All subsamples of a pool share its Gram matrix and
+neighbour lists where the pool fits (`geometry.max_pool_rows`); else each subsample has a Gram of its own.
+Subsamples are committed ten at a time: one flush to disk costs about as much as measuring one, and a
+kill loses at most nine.
+
+Letters: N pool rows, n subsample rows, D columns, B replicates, M pairs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dihal_core.activations.reader import Pool, load_pool
+from dihal_core.errors import NumericsError
+from dihal_core.geometry.blas import blas_threads
+from dihal_core.geometry.diagnostics import effective_number, outlier_mask, row_diagnostics
+from dihal_core.geometry.draws import Draw, distinct_pairs, draw_pairs, draw_rows, groups_of, protocol_draws
+from dihal_core.geometry.pool import GramPool, Sample, identical_rows, require_finite
+from dihal_core.geometry.proxies import PROXIES, Proxies, measure_sample
+from dihal_core.geometry.resampling import document_fluctuations, draw_halves
+from dihal_core.geometry.table import FILE, encode_array, encode_table
+from dihal_core.seeding import stream
+
+GROUP_SIZE = 10
+WITHOUT_OUTLIERS = 10
+"""Large subsamples measured a second time without outlier rows."""
+RESAMPLING_PAIRS = 20_000
+
+Row = dict[str, Any]
+
+
+class LayerPool:
+    """The rows of one layer; the shared Gram matrix is made when first asked for."""
+
+    def __init__(self, rows_ND: np.ndarray, settings: Any, label: str):
+        self.rows_ND, self.settings, self.label = rows_ND, settings, label
+        self.fits = len(rows_ND) <= settings.max_pool_rows
+        self._pool: GramPool | None = None
+
+    @property
+    def pool(self) -> GramPool:
+        """Gram matrix and neighbour lists of all rows."""
+        if self._pool is None:
+            self._pool = GramPool(self.rows_ND, self.settings.k, self.settings.large_size, self.label)
+        return self._pool
+
+    def sample(self, rows_n: np.ndarray, pairs_M2: np.ndarray) -> Sample:
+        """Measure the rows `rows_n`; pairs are positions within them."""
+        if self.fits:
+            return self.pool.sample(pairs_M2, rows_n)
+        return GramPool(self.rows_ND[rows_n], self.settings.k, label=self.label).sample(pairs_M2)
+
+
+def build_geometry(context: Any) -> dict[str, Any]:
+    """Build one layer of the geometry stage (unit: layer).
+
+    Writes `proxies.csv` (a row per subsample), `bootstrap.npy` (B, 3: curvature, monotonicity, effective
+    rank under resampled documents) and `diagnostics.json`.
+
+    Raises
+    ------
+    ConfigError
+        If the pool is too small for the protocol.
+    NumericsError
+        NaN or inf (layer and row are named), or a layer without variance.
+    """
+    with blas_threads(context.settings.geometry.threads):
+        return _build(context)
+
+
+def _build(context: Any) -> dict[str, Any]:
+    settings, seed, layer = context.settings.geometry, context.settings.seed, int(context.unit)
+    label = f"layer {layer}"
+    activations: Pool = load_pool(context.inputs["activations"], layer)
+    require_finite(activations.rows_ND, label)
+    _, document_N = np.unique(activations.document_N, return_inverse=True)
+    layer_pool = LayerPool(activations.rows_ND, settings, label)
+    draws = protocol_draws(settings)
+    context.progress(0, len(draws), "subsamples")
+
+    rows = _measure_all(context, layer_pool, draws)
+    large = [row for row in rows if row["group"] == "large"]
+    clean = _committed_or(context, "without-outliers", lambda: _without_outliers(layer_pool, seed, draws, large))
+    fluctuation_B3 = np.array(
+        _committed_or(context, "resampling", lambda: _resample(context, layer_pool, document_N, draws)),
+        dtype=np.float64,
+    ).reshape(-1, 3)
+
+    mean_3 = np.array([np.mean([row[name] for row in large]) for name in PROXIES])
+    context.store.write_bytes("bootstrap.npy", encode_array(mean_3 * fluctuation_B3))
+    context.store.write_bytes(FILE, encode_table(rows))
+    rows_C = np.bincount(document_N)
+    twin_N = identical_rows(activations.rows_ND)
+    diagnostics = {
+        "layer": layer,
+        "rows": len(document_N),
+        "dimensions": int(activations.rows_ND.shape[1]),
+        "documents": len(rows_C),
+        "effective_documents": effective_number(rows_C),
+        **row_diagnostics(activations.rows_ND, twin_N, settings.outlier_ratio),
+        "identity_ratio": float(np.mean([row["identity_ratio"] for row in large])),
+        "without_outliers": clean,
+        "replicates": len(fluctuation_B3),
+        "shared_gram": layer_pool.fits,
+    }
+    context.store.write_json("diagnostics.json", diagnostics)
+    return {"subsamples": len(rows), "rows": len(document_N), "documents": len(rows_C)}
+
+
+def _measure_all(context: Any, layer_pool: LayerPool, draws: list[Draw]) -> list[Row]:
+    settings, seed = context.settings.geometry, context.settings.seed
+    committed = context.store.committed()
+    rows: list[Row] = []
+    for unit, group in groups_of(draws, GROUP_SIZE):
+        if unit in committed:
+            rows += committed[unit]["rows"]
+            continue
+        measured = []
+        for draw in group:
+            rows_n = draw_rows(seed, draw, len(layer_pool.rows_ND))
+            sample = layer_pool.sample(rows_n, draw_pairs(seed, draw, settings.num_pairs))
+            measured.append(
+                {"group": draw.group, "index": draw.index, **_finite(measure_sample(sample, settings), draw)}
+            )
+            context.progress(len(rows) + len(measured), len(draws), "subsamples")
+        context.store.commit(unit, {"rows": measured})
+        rows += measured
+    return rows
+
+
+def _finite(proxies: Proxies, layer_pool: LayerPool, draw: Draw) -> Row:
+    row = proxies.row()
+    bad = [name for name, value in row.items() if not np.isfinite(value)]
+    if bad:
+        raise NumericsError(
+            f"{layer_pool.label}: {bad[0]} of {draw.group} subsample {draw.index} is {row[bad[0]]}; "
+            "the activations span too many orders of magnitude for float64"
+        )
+    return row
+
+
+def _committed_or(context: Any, unit: str, compute: Callable[[], Any]) -> Any:
+    committed = context.store.committed()
+    if unit not in committed:
+        context.store.commit(unit, {"value": compute()})
+        committed = context.store.committed()
+    return committed[unit]["value"]
+
+
+def _without_outliers(layer_pool: LayerPool, seed: int, draws: list[Draw], large: list[Row]) -> list[Row]:
+    """Measure the first large subsamples again without outlier rows; empty where too few rows or pairs stay."""
+    settings = layer_pool.settings
+    outlier_N = outlier_mask(layer_pool.rows_ND, settings.outlier_ratio)
+    found = []
+    for draw, row in list(zip([d for d in draws if d.group == "large"], large, strict=True))[:WITHOUT_OUTLIERS]:
+        rows_n = draw_rows(seed, draw, len(outlier_N))
+        keep_n = ~outlier_N[rows_n]
+        if keep_n.all():
+            found.append(row)
+            continue
+        pairs_M2 = draw_pairs(seed, draw, settings.num_pairs)
+        pairs_M2 = (np.cumsum(keep_n) - 1)[pairs_M2[keep_n[pairs_M2].all(axis=1)]]
+        if keep_n.sum() < settings.k + 2 or len(pairs_M2) == 0:
+            return []
+        proxies = measure_sample(layer_pool.sample(rows_n[keep_n], pairs_M2), settings)
+        found.append({"group": draw.group, "index": draw.index, **_finite(proxies, layer_pool, draw)})
+    return found
+
+
+def _resample(context: Any, layer_pool: LayerPool, document_N: np.ndarray, draws: list[Draw]) -> list[list[float]]:
+    """Relative fluctuations of the proxies over documents; the same halves and pairs for every layer.
+
+    Where the pool is too large for one Gram matrix, the rows of the first large subsamples stand for it
+    and the fluctuations are scaled by the square root of (their documents / documents of the protocol).
+    """
+    settings, seed = layer_pool.settings, context.settings.seed
+    pool, base_N, scale = layer_pool, np.arange(len(document_N)), 1.0
+    if not layer_pool.fits:
+        base_N, covered = _base_rows(seed, draws, len(document_N), settings.max_pool_rows)
+        scale = float(np.sqrt(len(np.unique(document_N[base_N])) / len(np.unique(document_N[covered]))))
+        pool = LayerPool(layer_pool.rows_ND[base_N], settings, layer_pool.label)
+    _, base_document_N = np.unique(document_N[base_N], return_inverse=True)
+    halves_BC = draw_halves(
+        np.bincount(base_document_N),
+        settings.k + 2,
+        settings.bootstrap_replicates,
+        stream(seed, "geometry", "documents"),
+    )
+    possible = len(base_N) * (len(base_N) - 1) // 2
+    pairs_M2 = distinct_pairs(len(base_N), min(RESAMPLING_PAIRS, possible), stream(seed, "geometry", "document pairs"))
+    total = len(draws)
+    fluctuation_B3 = document_fluctuations(
+        pool.pool, base_document_N, pairs_M2, halves_BC, settings.eps,
+        lambda done, of: context.progress(total - 1 + done / of, total, "subsamples"),
+    )  # fmt: skip
+    return (1.0 + scale * (fluctuation_B3 - 1.0)).tolist()
+
+
+def _base_rows(seed: int, draws: list[Draw], pool_rows: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    base: np.ndarray = np.zeros(0, dtype=np.int64)
+    seen_N = np.zeros(pool_rows, dtype=bool)
+    for draw in draws:
+        if draw.group == "large":
+            rows_n = draw_rows(seed, draw, pool_rows)
+            base = np.concatenate([base, rows_n[~seen_N[rows_n]]])
+            seen_N[rows_n] = True
+    return np.sort(base[:limit]), np.flatnonzero(seen_N)

@@ -1,0 +1,284 @@
+"""Stage score: S(l) = z(curvature) + z(monotonicity) - z(effective rank), and the selected layer.
+
+Paper section 2: z over the candidate layers, the layer with the largest S is selected, and S is never
+fitted to bridge losses. Ours: z with ddof 0 inside each subsample, then the mean of S over the large
+subsamples; ties go to the lower layer; layers 0 and L are shown but never z-scored.
+
+Letters: L candidate layers, S subsamples, B resamples of documents.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dihal_core.errors import ArtifactError, ConfigError, NumericsError
+from dihal_core.geometry.flags import layer_flags, score_flags
+from dihal_core.geometry.proxies import PROXIES
+from dihal_core.geometry.ranks import kendall, spearman
+from dihal_core.geometry.table import encode_array, read_table
+from dihal_core.store import StageRecord
+
+DIAGNOSTICS = (
+    "log_mean_norm",
+    "trace",
+    "outlier_rows",
+    "outlier_trace_share",
+    "duplicate_rows",
+    "top_dimension",
+    "top_dimension_share",
+    "max_norm_ratio",
+    "identity_ratio",
+)
+Values = Mapping[str, np.ndarray]
+"""Proxy name -> values (L, S)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerScores:
+    """Scores of the candidate layers."""
+
+    score_LS: np.ndarray
+    """S inside each subsample."""
+    score_L: np.ndarray
+    """Mean over subsamples."""
+    selected: int
+    """Position of the largest mean score; the first of equals."""
+    constant: tuple[str, ...]
+    """Proxies that do not vary over layers in some subsample: they contribute 0 there."""
+
+
+def zscore(values_LS: np.ndarray) -> np.ndarray:
+    """Return z-scores over layers (axis 0, ddof 0); 0 where a column is constant up to rounding."""
+    mean_S, std_S = values_LS.mean(axis=0), values_LS.std(axis=0)
+    varies_S = _varies(values_LS)
+    return np.where(varies_S, (values_LS - mean_S) / np.where(varies_S, std_S, 1.0), 0.0)
+
+
+def _varies(values_LS: np.ndarray) -> np.ndarray:
+    return values_LS.std(axis=0) > 1e-12 * np.abs(values_LS).max(axis=0)
+
+
+def score_layers(values: Values) -> LayerScores:
+    """Return the score of every candidate layer.
+
+    Parameters
+    ----------
+    values : mapping
+        One array (L, S) per name in `PROXIES`: candidate layers by subsamples.
+
+    Raises
+    ------
+    ConfigError
+        A proxy is missing or the arrays differ in shape; fewer than two layers.
+    NumericsError
+        A value is NaN or inf (proxy and position are named).
+    """
+    if set(values) != set(PROXIES):
+        raise ConfigError(f"got proxies {sorted(values)}; the score needs exactly {sorted(PROXIES)}")
+    arrays = {name: np.asarray(array, dtype=np.float64) for name, array in values.items()}
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
+        raise ConfigError(f"got arrays of shapes {sorted(shapes)}; pass the same (layers, subsamples) for every proxy")
+    if next(iter(shapes))[0] < 2:
+        raise ConfigError("one candidate layer has no z-score; pass at least two layers")
+    for name, array_LS in arrays.items():
+        if not np.isfinite(array_LS).all():
+            layer, sample = np.argwhere(~np.isfinite(array_LS))[0]
+            raise NumericsError(f"{name} of layer position {layer}, subsample {sample} is {array_LS[layer, sample]}")
+    score_LS = sum(PROXIES[name].sign * zscore(arrays[name]) for name in PROXIES)
+    score_L = score_LS.mean(axis=1)
+    constant = tuple(name for name in PROXIES if not _varies(arrays[name]).all())
+    return LayerScores(score_LS, score_L, int(score_L.argmax()), constant)
+
+
+def build_score(context: Any) -> dict[str, Any]:
+    """Build the score stage: `score.json`, and `replicates.npy` (B, L) for the agreement stage.
+
+    Raises
+    ------
+    ArtifactError
+        If a candidate layer has no geometry.
+    """
+    geometry: Mapping[int, StageRecord] = context.inputs["geometry"]
+    last = context.settings.score.last_layer or context.settings.backbone.num_layers - 1
+    candidates = list(range(context.settings.score.first_layer, last + 1))
+    missing = [layer for layer in candidates if layer not in geometry]
+    if missing:
+        raise ArtifactError(f"geometry of candidate layers {missing} is missing; run the study again")
+    tables = {layer: read_table(geometry[layer]) for layer in sorted(geometry)}
+    facts = {layer: json.loads((geometry[layer].path / "diagnostics.json").read_bytes()) for layer in tables}
+    replicates = {layer: np.load(geometry[layer].path / "bootstrap.npy", allow_pickle=False) for layer in tables}
+
+    headline = score_layers(_values(tables, candidates, "large"))
+    replicate_BL = _score_replicates(tables, replicates, candidates, headline)
+    picked_B = replicate_BL.argmax(axis=1)
+    probability = {
+        layer: float((picked_B == position).mean()) if len(picked_B) else None
+        for position, layer in enumerate(candidates)
+    }
+    stability = _stability(headline, tables, candidates)
+    variants = _variants(tables, facts, candidates, headline)
+    confidence = context.settings.score.confidence
+    rows = [
+        {**_layer_row(layer, tables[layer], replicates[layer], facts[layer], confidence), **extra}
+        for layer, extra in _candidate_columns(
+            list(tables), candidates, headline, replicate_BL, probability, confidence
+        )
+    ]
+    selected = candidates[headline.selected]
+    any_facts = facts[selected]
+    result = {
+        "candidate_layers": candidates,
+        "selected_layer": selected,
+        "selection_probability": {str(layer): share for layer, share in probability.items()},
+        "layers": rows,
+        "variants": variants,
+        "stability": stability,
+        "rows": any_facts["rows"],
+        "documents": any_facts["documents"],
+        "effective_documents": any_facts["effective_documents"],
+        "replicates": len(replicate_BL),
+        "confidence": confidence,
+    }
+    result["flags"] = score_flags(result, headline.constant) + layer_flags(facts)
+    context.store.write_bytes("replicates.npy", encode_array(replicate_BL))
+    context.store.write_json("score.json", result)
+    context.progress(1, 1, "scores")
+    return {"selected_layer": selected, "candidates": len(candidates)}
+
+
+def _layer_row(layer: int, table: Any, replicate_B3: np.ndarray, facts: Mapping[str, Any], confidence: float) -> Any:
+    proxies = {
+        name: interval(float(table["large"][name].mean()), replicate_B3[:, column], confidence)
+        for column, name in enumerate(PROXIES)
+    }
+    return {"layer": layer, **proxies, **{name: facts[name] for name in DIAGNOSTICS}}
+
+
+def _candidate_columns(
+    layers: list[int],
+    candidates: list[int],
+    headline: LayerScores,
+    replicate_BL: np.ndarray,
+    probability: Mapping[int, float | None],
+    confidence: float,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    rank_L = np.empty(len(candidates), dtype=int)
+    rank_L[np.argsort(-headline.score_L, kind="stable")] = np.arange(1, len(candidates) + 1)
+    for layer in layers:
+        if layer not in candidates:
+            yield layer, {"candidate": False, "score": None, "rank": None, "selection_probability": None}
+            continue
+        at = candidates.index(layer)
+        yield (
+            layer,
+            {
+                "candidate": True,
+                "score": interval(headline.score_L[at], replicate_BL[:, at], confidence),
+                "rank": int(rank_L[at]),
+                "selection_probability": probability[layer],
+            },
+        )
+
+
+def interval(value: float, replicate_B: np.ndarray, confidence: float) -> dict[str, float | None]:
+    """Return the value with percentiles of its replicates; null bounds without replicates."""
+    if len(replicate_B) == 0:
+        return {"value": float(value), "low": None, "high": None}
+    tail = 50.0 * (1.0 - confidence)
+    low, high = np.percentile(replicate_B, [tail, 100.0 - tail])
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _values(tables: Mapping[int, Any], layers: list[int], group: str, suffix: str = "") -> dict[str, np.ndarray]:
+    return {name: np.array([tables[layer][group][f"{name}{suffix}"] for layer in layers]) for name in PROXIES}
+
+
+def _score_replicates(
+    tables: Mapping[int, Any], replicates: Mapping[int, np.ndarray], candidates: list[int], headline: LayerScores
+) -> np.ndarray:
+    """S under each resample of documents, (B, L): the protocol's S plus the movement of the score of mean proxies."""
+    mean = {name: np.array([[tables[layer]["large"][name].mean()] for layer in candidates]) for name in PROXIES}
+    count = min(len(replicates[layer]) for layer in candidates)
+    if count == 0:
+        return np.zeros((0, len(candidates)))
+    moved = {
+        name: np.array([replicates[layer][:count, column] for layer in candidates])
+        for column, name in enumerate(PROXIES)
+    }
+    shift_LB = score_layers(moved).score_LS - score_layers(mean).score_LS
+    return (headline.score_L[:, None] + shift_LB).T
+
+
+def _stability(headline: LayerScores, tables: Mapping[int, Any], candidates: list[int]) -> dict[str, Any]:
+    """Rank agreement over overlapping subsamples: says how much noise a subsample adds, not how sure the ranking is."""
+    mean_L = headline.score_L
+    result: dict[str, Any] = {"large": _agreement(headline.score_LS, mean_L)}
+    picks = headline.score_LS.argmax(axis=0)
+    result["large"]["selected"] = {
+        str(candidates[position]): float((picks == position).mean()) for position in np.unique(picks)
+    }
+    small = _values(tables, candidates, "small")
+    if small["curvature"].shape[1] == 0:
+        nothing = {"spearman": None, "kendall": None}
+        return {**result, "small": nothing, "large_vs_small": nothing}
+    scores = score_layers(small)
+    return {
+        **result,
+        "small": _agreement(scores.score_LS, mean_L),
+        "large_vs_small": _agreement(scores.score_L[:, None], mean_L),
+    }
+
+
+def _agreement(score_LS: np.ndarray, mean_L: np.ndarray) -> dict[str, Any]:
+    target_SL = np.broadcast_to(mean_L, score_LS.T.shape)
+    return {
+        name: float(found.mean()) if np.isfinite(found).all() else None
+        for name, found in (("spearman", spearman(score_LS.T, target_SL)), ("kendall", kendall(score_LS.T, target_SL)))
+    }
+
+
+def _variants(
+    tables: Mapping[int, Any], facts: Mapping[int, Any], candidates: list[int], headline: LayerScores
+) -> dict[str, Any]:
+    """Scores of every variant by candidate layer; the larger, the sooner selected."""
+    raw = _values(tables, candidates, "large")
+    relative = _values(tables, candidates, "large", "_relative")
+    trace_LS = np.array([tables[layer]["large"]["trace"] for layer in candidates])
+    found: dict[str, np.ndarray | None] = {
+        "raw": headline.score_L,
+        "eps_relative": score_layers(relative).score_L,
+        "unit_trace": score_layers(to_unit_trace(relative, trace_LS)).score_L,
+        "unit_trace_without_outliers": _without_outliers(facts, candidates),
+        "curvature": zscore(raw["curvature"]).mean(axis=1),
+        "monotonicity": zscore(raw["monotonicity"]).mean(axis=1),
+        "minus_effective_rank": -zscore(raw["effective_rank"]).mean(axis=1),
+        "depth": -np.array(candidates, dtype=np.float64),  # shallow layers first, as the paper claims
+        "minus_log_norm": -np.array([facts[layer]["log_mean_norm"] for layer in candidates]),
+    }
+    return {
+        name: {"scores": None, "selected": None}
+        if scores_L is None
+        else {
+            "scores": {str(layer): float(value) for layer, value in zip(candidates, scores_L, strict=True)},
+            "selected": candidates[int(scores_L.argmax())],
+        }
+        for name, scores_L in found.items()
+    }
+
+
+def to_unit_trace(relative: Values, trace_LS: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the proxies of rows scaled to tr(Sigma) = 1, by the scale law, from those under the relative ridge."""
+    return {name: array * (1.0 if name == "effective_rank" else trace_LS) for name, array in relative.items()}
+
+
+def _without_outliers(facts: Mapping[int, Any], candidates: list[int]) -> np.ndarray | None:
+    measured = [facts[layer]["without_outliers"] for layer in candidates]
+    if not all(measured) or len({len(rows) for rows in measured}) != 1:
+        return None
+    relative = {name: np.array([[row[f"{name}_relative"] for row in rows] for rows in measured]) for name in PROXIES}
+    trace_LS = np.array([[row["trace"] for row in rows] for rows in measured])
+    return score_layers(to_unit_trace(relative, trace_LS)).score_L

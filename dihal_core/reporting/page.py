@@ -1,0 +1,244 @@
+"""What the report shows: figures with captions, tables, sentences and limits, gathered before any HTML is written."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dihal_core.reporting import tables_locate as locate
+from dihal_core.reporting import tables_study as study
+from dihal_core.reporting.canvas import inline_svg, png_bytes, svg_text
+from dihal_core.reporting.draw_agreement import draw_agreement, draw_predictors, draw_sweep
+from dihal_core.reporting.draw_locate import draw_geometry, draw_score
+from dihal_core.reporting.draw_replace import draw_evaluation, draw_training
+from dihal_core.reporting.formatting import layer_ranges, value_of
+from dihal_core.reporting.ledger import code_of, ledger_table, store_table, versions_of
+from dihal_core.reporting.protocol import SMALLER, protocol_table, settings_table
+from dihal_core.reporting.questions import PAPER_PICKS, set_label
+from dihal_core.reporting.results import Json, StudyResults
+from dihal_core.reporting.sentences import lead_sentences
+from dihal_core.reporting.tables import Table
+
+SECTIONS = (
+    ("findings", "Further findings"),
+    ("protocol", "Protocol"),
+    ("corpus", "Corpus"),
+    ("gates", "Gates"),
+    ("geometry", "Geometry"),
+    ("sweep", "Sweep"),
+    ("agreement", "Agreement"),
+    ("hybrid", "Hybrid"),
+    ("ledger", "Ledger"),
+    ("reading", "How to read this"),
+    ("limits", "Limits"),
+    ("provenance", "Provenance"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One figure: how to draw it, and what it shows, for readers and for screen readers."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+    @property
+    def svg(self) -> str:
+        """Inline SVG that follows the page's colours; trusted markup, all text in it escaped."""
+        return inline_svg(self.draw(), self.name, f"{self.title}. {self.caption}")
+
+    def files(self, dpi: int) -> dict[str, bytes]:
+        """Return the figure as PNG and SVG file contents by name."""
+        return {
+            f"figures/{self.name}.png": png_bytes(self.draw(), dpi),
+            f"figures/{self.name}.svg": svg_text(self.draw()).encode(),
+        }
+
+
+def pictures_of(results: StudyResults) -> dict[str, Picture]:
+    """Return the figures that the results allow, by name; the two `mini` ones are for the first screen."""
+    found: list[Picture] = []
+    score, agreement, selected = results.score, results.agreement, None
+    if score is not None:
+        selected = int(score["selected_layer"])
+        found += [
+            Picture("mini_score", "Score against depth", "Above S, below P(selected).", lambda: draw_score(score, True)),
+            Picture(
+                "geometry", "Three proxies against depth",
+                "The three proxies at every layer with intervals; the dotted line is the selected layer. Hollow: layers 0 "
+                "and L, which are never candidates; a triangle at the edge carries a value that is off the scale.",
+                lambda: draw_geometry(score),
+            ),
+            Picture(
+                "score", "Score and selection probability against depth",
+                "Score S with its interval, and below how often each layer has the largest S when documents are resampled.",
+                lambda: draw_score(score),
+            ),
+        ]  # fmt: skip
+    if results.sweeps:
+        found.append(
+            Picture(
+                "sweep", "Validation losses against depth",
+                "Left: fraction of variance unexplained. Right: KL through the untouched upper blocks. Shaded and crossed: "
+                "layers without a result. The dotted line is the layer the score selected.",
+                lambda: draw_sweep(results.sweeps, results.gaps, selected),
+            )
+        )  # fmt: skip
+    if agreement is not None:
+        found += [
+            Picture("mini_agreement", "Score against loss", "One point per layer.", lambda: draw_agreement(agreement, None, True)),
+            Picture(
+                "agreement", "Score against bridge loss and KL",
+                "One point per layer, numbered where there is room. A score that predicts runs from upper left to lower right.",
+                lambda: draw_agreement(agreement),
+            ),
+            Picture(
+                "predictors", "Rank correlation of every predictor with the bridge loss",
+                "Further right predicts better. Circle in colour: the geometry score with its interval. Diamonds: controls "
+                "that need no geometry. Grey: variants and single proxies.",
+                lambda: draw_predictors(agreement),
+            ),
+        ]  # fmt: skip
+    replace = results.replace
+    if replace is not None:
+        found.append(
+            Picture(
+                "training", "Training loss at the chosen layer",
+                "Thin: loss of each recorded step. Thick: mean over neighbouring steps. Losses of different arms are "
+                "comparable on validation, in the table below.",
+                lambda: draw_training(replace),
+            )
+        )  # fmt: skip
+    if results.evaluations:
+        found.append(
+            Picture(
+                "evaluation", "Perplexity and KL of every arm",
+                "Intervals from resampling documents. An arrow at the edge carries a value that is off the scale.",
+                lambda: draw_evaluation(results.evaluations),
+            )
+        )  # fmt: skip
+    return {picture.name: picture for picture in found}
+
+
+def tables_of(results: StudyResults) -> dict[str, Table]:
+    """Return every table that the results allow, by name; each also becomes a CSV file."""
+    found = [
+        protocol_table(results.settings),
+        settings_table(results.settings),
+        ledger_table(results),
+        store_table(results),
+    ]
+    if results.corpus is not None:
+        found += [make(results.corpus) for make in (study.corpus_table, study.split_table, study.reject_table)]
+    if results.gates is not None:
+        found.append(study.gate_table(results.gates))
+    selected = None
+    if results.score is not None:
+        selected = int(results.score["selected_layer"])
+        found += [make(results.score) for make in (locate.layer_table, locate.variant_table, locate.stability_table)]
+    if results.sweeps or results.gaps:
+        found += [locate.sweep_table(results.sweeps, results.gaps, selected), locate.sweep_long_table(results.sweeps)]
+    if results.agreement is not None:
+        makers = (locate.loss_table, locate.predictor_table, locate.rule_table, locate.partial_table)
+        found += [make(results.agreement) for make in makers]
+    if results.replace is not None:
+        found.append(study.training_table(results.replace))
+    for block in results.evaluations.values():
+        found += [study.evaluation_table(block), study.difference_table(block)]
+    return {table.name: table for table in found}
+
+
+def limits_of(results: StudyResults, predicted: Json | None) -> list[str]:
+    """Return what a reader must not conclude, from the settings and results of this very study."""
+    settings = results.settings
+    backbone, smaller = settings["backbone"], []
+    for row in protocol_table(settings).rows:
+        if row["status"] == SMALLER:
+            smaller.append(f"{row['item']} {row['study']} (paper: {row['paper']})")
+    norm = next((c["spearman"] for c in (predicted or {}).get("controls", []) if c["name"] == "minus_log_norm"), None)
+    text = "The paper's raw score largely measures activation norm: two of its three terms scale with 1/variance, and norms "
+    text += "grow with depth, so shallow layers score high by construction."
+    if norm is not None:
+        text += f" Here norm alone reaches Spearman {norm:.2f}."
+    limits = [text]
+    if backbone.get("quantisation"):
+        limits.append(
+            f"The teacher is quantised ({backbone['quantisation']}): its states and likelihoods are not those of the "
+            "original weights. Hybrid and controls are compared with this same teacher."
+        )
+    if smaller:
+        limits.append(f"Smaller than the paper: {'; '.join(smaller)}.")
+    if settings["bridge"]["kind"] != "unet":
+        limits.append("The bridge is not the paper's UNet; how well a layer can be bridged may depend on the bridge.")
+    limits.append(
+        f"One seed ({settings['seed']}). Intervals cover the choice of documents, not the randomness of training, and layers "
+        "of one network are not independent, so intervals of rank correlations are optimistic."
+    )
+    if settings["corpus"]["kind"] != "dolma":
+        limits.append(
+            f"The text is a {settings['corpus']['kind']} corpus, not Dolma v1.7; the wiki-like set is not WikiText-103."
+        )
+    if results.gaps:
+        limits.append(f"Layers without a sweep result: {layer_ranges(list(results.gaps))}.")
+    return limits
+
+
+def page_of(
+    results: StudyResults, answer: Json, pictures: dict[str, Picture], found: dict[str, Table]
+) -> dict[str, Any]:
+    """Return all variables of the HTML template."""
+    lead = lead_sentences(answer["sentences"])
+    control = any(item["kind"] == "control" for item in lead)
+    hybrid = answer["hybrid"]
+    teacher = next((arm for block in hybrid[:1] for arm in block["arms"] if arm["arm"] == "teacher"), {})
+    sweep = next(iter(results.sweeps.values()), {})
+    return {
+        "title": results.settings["report"]["title"],
+        "study_name": results.study_name,
+        "settings": results.settings,
+        "backbone": results.settings["backbone"],
+        "confidence": f"{results.settings['score']['confidence']:.0%}".replace("%", "\u00a0%"),
+        "lead": {
+            "control": control,
+            "title": "Read this first: a simple control wins" if control else "In short",
+            "sentences": [item["text"] for item in lead],
+        },
+        "findings": [item["text"] for item in answer["sentences"] if item not in lead],
+        "where": answer["where"],
+        "predicted": answer["predicted"],
+        "hybrid": hybrid,
+        "teacher_ppl": value_of(teacher.get("ppl")),
+        "paper_picks": PAPER_PICKS,
+        "candidates": results.candidates,
+        "documents": (results.score or {}).get("documents"),
+        "sections": [item for item in SECTIONS if item[0] != "findings" or len(lead) < len(answer["sentences"])],
+        "figures": pictures,
+        "tables": found,
+        "corpus": results.corpus,
+        "gates": results.gates,
+        "activations": results.activations,
+        "score": results.score,
+        "agreement": results.agreement,
+        "replace": results.replace,
+        "gaps": results.gaps,
+        "validation": sweep.get("validation"),
+        "sweep_flags": [
+            f"Layer {k}: {flag}" for k, block in results.sweeps.items() for flag in block.get("flags") or []
+        ],
+        "evaluations": [
+            {
+                "label": set_label(name),
+                "conventions": block.get("conventions"),
+                "table": found[f"evaluation_{block['set']}"],
+                "differences": found[f"differences_{block['set']}"],
+            }
+            for name, block in results.evaluations.items()
+        ],
+        "limits": limits_of(results, answer["predicted"]),
+        "versions": versions_of(results),
+        "identity": {k: v for k, v in results.identity.items() if isinstance(v, str | int | float)},
+        "code": code_of(results),
+    }

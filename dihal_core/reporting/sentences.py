@@ -1,0 +1,119 @@
+"""The answers in words; a control that wins is named first."""
+
+from dihal_core.reporting.formatting import (
+    integer,
+    interval_text,
+    joined,
+    layer_ranges,
+    number,
+    value_of,
+)
+from dihal_core.reporting.palette import arm_kind, arm_label
+from dihal_core.reporting.results import Json
+
+
+def _said(kind: str, about: str, text: str) -> Json:
+    """Return one sentence: kind is control (a control wins), caution or support; about names the question."""
+    return {"kind": kind, "about": about, "text": text}
+
+
+def control_sentences(predicted: Json | None) -> list[Json]:
+    """Return sentences on whether depth, norm or a ridge map predicts as well; winning controls come first."""
+    if predicted is None:
+        text = "Too few layers were trained to say whether the geometry predicts the loss."
+        return [_said("caution", "predicted", text)]
+    ours = number(value_of(predicted["spearman"]), decimals=2)
+    sentences = []
+    for verdict, phrase in (("better", "better than"), ("as good", "as well as")):
+        found = [item for item in predicted["controls"] if item["verdict"] == verdict]
+        if found:
+            names = joined([item["label"] for item in found])
+            values = joined([number(item["spearman"], decimals=2) for item in found])
+            verb = "orders" if len(found) == 1 else "order"
+            text = f"{names[0].upper()}{names[1:]} {verb} the layers {phrase} the geometry score"
+            sentences.append(_said("control", "predicted", f"{text} (Spearman {values} against {ours})."))
+    if not sentences and predicted["controls"]:
+        values = joined([f"{item['label']} ({number(item['spearman'], decimals=2)})" for item in predicted["controls"]])
+        text = f"The geometry score (Spearman {ours}) orders the layers better than {values}."
+        sentences.append(_said("support", "predicted", text))
+    nothing = [item["label"] for item in predicted["partial"] if item["covers_zero"]]
+    if nothing:
+        text = f"The score adds nothing beyond {either(nothing)} that this study can show"
+        many = "these" if len(nothing) > 1 else "it"
+        sentences.append(_said("control", "predicted", f"{text}: its partial correlation given {many} covers 0."))
+    return sentences
+
+
+def either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _arm_phrase(arm: str) -> str:
+    kind = arm_kind(arm)
+    return {"bridge": "diffusion bridge", "regressor": "regressor without diffusion"}.get(kind, arm_label(kind))
+
+
+def _negated(interval: Json) -> Json:
+    return {"value": -interval["value"], "low": -interval["high"], "high": -interval["low"]}
+
+
+def quality_sentences(hybrid: list[Json]) -> list[Json]:
+    """Return one sentence per set on the bridge against ridge map and regressor, with intervals."""
+    sentences = []
+    for block in hybrid:
+        for item in block["comparisons"]:
+            if item["right"] == "teacher":
+                continue
+            left, right = _arm_phrase(item["left"]), _arm_phrase(item["right"])
+            measure = "KL" if item["metric"] == "kl" else "NLL"
+            text = {
+                "worse": f"the {right} beats the {left}",
+                "better": f"the {left} beats the {right}",
+                "not distinguishable": f"the {left} and the {right} are not distinguishable",
+            }[item["verdict"]]
+            amount = {
+                "worse": f"{measure} of the bridge is higher by {interval_text(item['difference'])}",
+                "better": f"{measure} of the bridge is lower by {interval_text(_negated(item['difference']))}",
+                "not distinguishable": f"{measure} difference {interval_text(item['difference'])}",
+            }[item["verdict"]]
+            kind = {"worse": "control", "better": "support"}.get(item["verdict"], "caution")
+            where = block["label"]
+            tokens = f"{integer(block['tokens'])} tokens"
+            sentence = f"On {where}, {text}: {amount} nats per token ({tokens})."
+            sentences.append({**_said(kind, "hybrid", sentence), "set": block["set"]})
+    return sentences
+
+
+def sweep_sentence(sweeps: dict[int, Json]) -> Json | None:
+    """Return at how many layers the ridge map leaves less variance unexplained than the trained bridge."""
+    pairs = []
+    for block in sweeps.values():
+        bridge, ridge = ((block["arms"].get(arm) or {}).get("fvu") for arm in ("bridge", "ridge"))
+        if bridge is not None and ridge is not None:
+            pairs.append(ridge <= bridge)
+    if not pairs:
+        return None
+    wins = sum(pairs)
+    kind = "control" if 2 * wins >= len(pairs) else "support"
+    text = f"At the sweep's budget the ridge map is at least as good as the trained bridge at {wins} of {len(pairs)} layers"
+    return _said(kind, "sweep", f"{text} (fraction of variance unexplained).")
+
+
+def gap_sentence(layers: list[int]) -> Json:
+    """Return which layers have no sweep result."""
+    many = len(layers) > 1
+    text = f"Layer{'s' if many else ''} {layer_ranges(layers)} of the sweep failed or did not run; "
+    return _said("caution", "sweep", f"{text}every comparison leaves {'them' if many else 'it'} out.")
+
+
+def lead_sentences(sentences: list[Json]) -> list[Json]:
+    """Return the first lines of the report: controls that win, else what supports the method.
+
+    At most two sentences on prediction, and one each on the hybrid (headline set) and the sweep.
+    """
+    for kind in ("control", "support", "caution"):
+        chosen = [item for item in sentences if item["kind"] == kind]
+        if chosen:
+            about = {name: [i for i in chosen if i["about"] == name] for name in ("predicted", "hybrid", "sweep")}
+            return about["predicted"][:2] + about["hybrid"][:1] + about["sweep"][:1]
+    return []

@@ -1,0 +1,63 @@
+"""Ledger of one arm's training: tokens, steps, parameters, FLOPs.
+
+FLOPs are counted, not measured: 2 per parameter of each weight matrix and token forward, three times
+that with the backward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1), attention scores and
+mixing on top, the frozen ridge base forward only, and what the optimiser spends on matrices. Norms,
+activations and the backbone's own forward are left out. Seconds are kept apart from it: they belong
+to a run, not to a result.
+"""
+
+import dataclasses
+from typing import Any
+
+from dihal_core.bridges.frame import TrainedArm
+
+NEWTON_SCHULZ_PRODUCTS = (4, 2)
+"""FLOPs of one Newton-Schulz iteration on an m x n matrix, m <= n: 4 m^2 n + 2 m^3."""
+
+
+def forward_flops(arm: TrainedArm, positions: int) -> int:
+    """Return FLOPs per token of one forward pass of the trained part."""
+    return 2 * sum(p.numel() for p in arm.parameters() if p.ndim == 2) + arm.attention_flops(positions)
+
+
+def newton_schulz_flops(rows: int, columns: int, iterations: int) -> int:
+    """Return FLOPs of orthogonalising one matrix."""
+    small, large = sorted((rows, columns))
+    wide, cube = NEWTON_SCHULZ_PRODUCTS
+    return iterations * (wide * small**2 * large + cube * small**3)
+
+
+@dataclasses.dataclass
+class Ledger:
+    """What one arm has cost so far. `tokens` are states that entered the loss."""
+
+    parameters: int
+    token_flops: int
+    """Training FLOPs per position, padding included: it is computed like any other."""
+    step_flops: int
+    """Optimiser FLOPs per step."""
+    steps: int = 0
+    tokens: int = 0
+    flops: int = 0
+
+    @classmethod
+    def of(cls, arm: TrainedArm, positions: int, muon_iterations: int) -> "Ledger":
+        """Open the ledger of `arm`; `muon_iterations` is 0 without Muon."""
+        ridge = 2 * arm.frame.ridge.weight_FD.numel()
+        matrices = [p.shape for p in arm.parameters() if p.ndim == 2]
+        return cls(
+            parameters=sum(p.numel() for p in arm.parameters()),
+            token_flops=3 * forward_flops(arm, positions) + ridge,
+            step_flops=sum(newton_schulz_flops(*shape, muon_iterations) for shape in matrices),
+        )
+
+    def add_step(self, tokens: int, positions: int) -> None:
+        """Enter one step on `positions` positions of which `tokens` counted."""
+        self.steps += 1
+        self.tokens += tokens
+        self.flops += positions * self.token_flops + self.step_flops
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what results carry."""
+        return {"parameters": self.parameters, "steps": self.steps, "tokens": self.tokens, "flops": self.flops}

@@ -1,0 +1,178 @@
+"""The training loop: several arms side by side on identical batches.
+
+Letters: B windows of a batch, T positions.
+
+Same seed and threads, same bits: batch, times and noise of a step depend on (seed, step) alone, not on
+the layer, on other arms, or on where an interrupted run was resumed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dihal_core.bridges.arms import own_state
+from dihal_core.bridges.frame import Batch, TrainedArm
+from dihal_core.config import TrainingSettings
+from dihal_core.errors import NumericsError
+from dihal_core.progress import Progress, silent
+from dihal_core.training.batches import BatchSource, batch_windows, noise_generator, total_steps
+from dihal_core.training.budget import Ledger
+from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.optimizers import Optimizers, rate_factor
+
+Observe = Callable[[], dict[str, dict[str, float]]]
+
+CURVE_POINTS = 60
+"""Points of a training curve, each the mean over the steps since the last."""
+
+
+@dataclasses.dataclass
+class Run:
+    """One arm while it trains."""
+
+    arm: TrainedArm
+    optimizers: Optimizers
+    ledger: Ledger
+    curve: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    pending: list[float] = dataclasses.field(default_factory=list)
+    """Losses since the last point of the curve."""
+    observations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """What `observe` measured on the way."""
+
+
+LISTS = ("curve", "pending", "observations")
+
+
+def train(
+    arms: dict[str, TrainedArm],
+    source: BatchSource,
+    windows: np.ndarray,
+    settings: TrainingSettings,
+    seed: int,
+    what: str,
+    checkpoints: Checkpoints | None = None,
+    progress: Progress = silent,
+    observe: Observe | None = None,
+) -> dict[str, Run]:
+    """Train `arms` in place and return their ledgers and curves.
+
+    Parameters
+    ----------
+    arms : dict
+        Arms of one frame, in eval mode (they hold no dropout).
+    source : BatchSource
+        Makes batches from indices of windows.
+    windows : ndarray of int
+        Training windows.
+    seed : int
+        Root seed of order and noise.
+    what : str
+        Names the layer in errors.
+    checkpoints : Checkpoints, optional
+        Where to save and resume.
+    observe : callable, optional
+        Measures the arms every `checkpoint_steps` steps and at the end: `{arm: {quantity: value}}`.
+
+    Raises
+    ------
+    NumericsError
+        If a loss or gradient is not finite, naming layer, arm and step; the last checkpoint is kept.
+    """
+    steps = total_steps(settings, len(windows))
+    iterations = settings.muon_iterations if settings.optimizer == "muon" else 0
+    positions = source.windows.tokens_NT.shape[1]
+    runs = {
+        name: Run(arm.requires_grad_(True), Optimizers(arm, settings), Ledger.of(arm, positions, iterations))
+        for name, arm in arms.items()
+    }
+    first = _resume(runs, checkpoints)
+    for step in range(first, steps):
+        progress(step, steps, "steps")
+        indices = batch_windows(windows, settings.batch_sequences, step, seed)
+        batch = source.load(indices, autocast_dtype(settings))
+        for name, run in runs.items():
+            loss = _step(run, batch, settings, step, steps, seed, f"{what}, {name}")
+            _record(run, loss, batch, step, steps)
+        due = (step + 1) % settings.checkpoint_steps == 0
+        if observe is not None and (due or step + 1 == steps):
+            for name, measured in observe().items():
+                runs[name].observations.append({"step": step + 1, **measured})
+        if checkpoints is not None and due and step + 1 < steps:
+            _save(runs, checkpoints, step + 1)
+    for arm in arms.values():
+        arm.requires_grad_(False)
+    return runs
+
+
+def autocast_dtype(settings: TrainingSettings) -> torch.dtype | None:
+    """Return the dtype of mixed precision, or None for full float32."""
+    return torch.bfloat16 if settings.autocast == "bfloat16" else None
+
+
+def _step(run: Run, batch: Batch, settings: TrainingSettings, step: int, steps: int, seed: int, what: str) -> float:
+    device = batch.mask_BT.device
+    generator = noise_generator(seed, step, device)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
+        error_BT, _ = run.arm.row_errors(batch, generator)
+    loss = error_BT[batch.mask_BT].mean()
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise _diverged("loss", value, step, steps, what)
+    loss.backward()
+    norm = run.optimizers.step(rate_factor(step, steps, settings.warmup_steps))
+    if not math.isfinite(norm):
+        raise _diverged("gradient norm", norm, step, steps, what)
+    return value
+
+
+def _diverged(quantity: str, value: float, step: int, steps: int, what: str) -> NumericsError:
+    return NumericsError(
+        f"{what}: {quantity} is {value} at step {step + 1} of {steps}; lower training.learning_rate or raise "
+        "training.warmup_steps and run again (the last checkpoint is kept)"
+    )
+
+
+def _record(run: Run, loss: float, batch: Batch, step: int, steps: int) -> None:
+    run.ledger.add_step(int(batch.mask_BT.sum()), batch.mask_BT.numel())
+    run.pending.append(loss)
+    if (step + 1) % max(1, steps // CURVE_POINTS) == 0 or step + 1 == steps:
+        mean = math.fsum(run.pending) / len(run.pending)
+        run.curve.append({"step": step + 1, "tokens": run.ledger.tokens, "loss": mean})
+        run.pending.clear()
+
+
+def _save(runs: dict[str, Run], checkpoints: Checkpoints, done: int) -> None:
+    tensors: dict[str, Tensor] = {}
+    facts: dict[str, Any] = {"done": done, "runs": {}}
+    for name, run in runs.items():
+        tensors |= {f"{name}/weights/{key}": value for key, value in own_state(run.arm).items()}
+        tensors |= {f"{name}/optimizer/{key}": value for key, value in run.optimizers.state().items()}
+        facts["runs"][name] = {"ledger": dataclasses.asdict(run.ledger)}
+        facts["runs"][name] |= {part: getattr(run, part) for part in LISTS}
+    checkpoints.save(tensors, facts)
+
+
+def _resume(runs: dict[str, Run], checkpoints: Checkpoints | None) -> int:
+    """Load the latest checkpoint into `runs` and return the number of finished steps."""
+    found = checkpoints.load() if checkpoints is not None else None
+    if found is None:
+        return 0
+    tensors, facts = found
+    for name, run in runs.items():
+        weights = _under(tensors, f"{name}/weights/")
+        run.arm.load_state_dict({**run.arm.state_dict(), **weights})
+        run.optimizers.load(_under(tensors, f"{name}/optimizer/"))
+        saved = facts["runs"][name]
+        run.ledger = Ledger(**saved["ledger"])
+        for part in LISTS:
+            setattr(run, part, saved[part])
+    return int(facts["done"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,138 @@
+"""Stage `replace`: the full training at the chosen layer, on more windows, with recomputed targets.
+
+Paper section 4: best-scoring layer, full corpus. Bridge and regressor train on identical batches; ridge
+and skip stand beside them. Statistics and ridge are fitted on training windows only; a few windows,
+split off by document, show the course of training. The evaluation sets are never touched.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from dihal_core.backbones.loading import load_backbone
+from dihal_core.backbones.threads import resolve_device, use_threads
+from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
+from dihal_core.bridges.frame import Arm, Frame
+from dihal_core.bridges.splits import split_by_document
+from dihal_core.corpus.windows import load_windows
+from dihal_core.stages import StageContext
+from dihal_core.training.batches import BatchSource
+from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.loop import train
+from dihal_core.training.losses import validation_errors
+from dihal_core.training.results import (
+    Trained,
+    find_trained,
+    fresh_arms,
+    keep_trained,
+    require_layer,
+    trained_arms,
+)
+from dihal_core.training.targets import RecomputeTargets
+
+RESULT = "replace.json"
+
+
+def build_replace(context: StageContext) -> dict[str, Any]:
+    """Train the arms of the chosen layer; resumes from its checkpoint."""
+    settings = context.settings
+    use_threads(settings.replace.threads)
+    clock = [time.monotonic()]
+    layer = require_layer(context.values["layer"], settings.backbone.num_layers, settings.backbone.name)
+    source, facts, train_windows, validation = _prepare(context, layer)
+    clock.append(time.monotonic())
+    arms, trained = _train(context, layer, source, facts, train_windows, validation)
+    clock.append(time.monotonic())
+    errors = validation_errors(arms, source, validation, facts, settings.replace.outlier_ratio)
+    nothing = {"parameters": 0, "steps": 0, "tokens": 0, "flops": 0}
+    result = {
+        "layer": layer,
+        "arms": {name: {**trained.ledgers.get(name, nothing), **errors.summary(name)} for name in arms},
+        "objective": {name: arm.objective() for name, arm in trained_arms(arms).items()},
+        "curve": trained.curves,
+        "validation_curve": trained.observations,
+        "validation": {
+            "documents": len(np.unique(errors.document_N)),
+            "windows": len(validation),
+            "states": len(errors.document_N),
+            "outlier_share": float(errors.outlier_N.mean()),
+        },
+        "train": {"windows": len(train_windows), "fitted_states": facts.rows},
+    }
+    context.store.write_json(RESULT, result)
+    Checkpoints(context.store.path).remove()
+    clock.append(time.monotonic())
+    seconds = dict(zip(("fit", "train", "measure"), np.diff(clock).round(3).tolist(), strict=True))
+    bridge = result["arms"]["bridge"]
+    return {"layer": layer, "fvu": bridge["fvu"], "steps": bridge["steps"], "parts": seconds}
+
+
+def _prepare(context: StageContext, layer: int) -> tuple[BatchSource, LayerFacts, np.ndarray, np.ndarray]:
+    """Return the batch source with its fitted frame, the layer's facts, training and validation windows."""
+    settings = context.settings
+    windows = load_windows(context.inputs["corpus"], "train")
+    backbone = load_backbone(
+        settings.backbone, context.inputs["assets"], resolve_device(settings.compute.device), settings.seed
+    )
+    documents_N = windows.document_N[: settings.replace.num_sequences]
+    train_windows, validation = split_by_document(documents_N, settings.replace.validation_fraction, settings.seed)
+    fitted = train_windows[: settings.bridge.ridge_windows]
+    lengths_N = torch.from_numpy(windows.lengths_N).long()
+    source = BatchSource(
+        backbone,
+        windows,
+        RecomputeTargets(backbone, windows, layer),
+        Frame(backbone.hidden_size, settings.bridge.ridge_tokens),
+        settings.bridge.clip_sd,
+    )
+    context.progress(0, 2, "fits")
+    condition, factor = fit_condition(source.embed, lengths_N, fitted, settings.bridge, "embedding output")
+    context.progress(1, 2, "fits")
+    frame, facts = fit_frame(
+        condition,
+        factor,
+        source.embed,
+        source.targets.states,
+        lengths_N,
+        fitted,
+        settings.bridge,
+        f"layer {layer}",
+    )
+    context.progress(2, 2, "fits")
+    return source.with_frame(frame), facts, train_windows, validation
+
+
+def _train(
+    context: StageContext,
+    layer: int,
+    source: BatchSource,
+    facts: LayerFacts,
+    train_windows: np.ndarray,
+    validation: np.ndarray,
+) -> tuple[dict[str, Arm], Trained]:
+    settings = context.settings
+    found = find_trained(context.store, source.frame.sink_D.device)
+    if found is not None:
+        return found
+    names = ("bridge", "regressor", "ridge", "skip") if settings.replace.regressor else ("bridge", "ridge", "skip")
+    arms = fresh_arms(names, settings.bridge, source.frame, settings.seed)
+    learning = trained_arms(arms)
+
+    def observe() -> dict[str, dict[str, float]]:
+        errors = validation_errors(learning, source, validation, facts, settings.replace.outlier_ratio)
+        return {name: {"fvu": errors.summary(name)["fvu"]} for name in learning}
+
+    runs = train(
+        learning,
+        source,
+        train_windows,
+        settings.replace.training,
+        settings.seed,
+        f"layer {layer}",
+        Checkpoints(context.store.path),
+        context.progress,
+        observe,
+    )
+    return arms, keep_trained(context.store, arms, runs, settings.bridge, layer)
