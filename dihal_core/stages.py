@@ -74,7 +74,7 @@ STAGES: dict[str, Stage] = {
             "dihal_core.corpus.build:build_corpus",
             reads=("corpus", "seed", "backbone"),
             inputs=("assets",),
-            libraries=("transformers", "tokenizers"),
+            libraries=("transformers", "tokenizers", "scipy"),  # scipy's docstrings are text
             writes="token windows of train, heldout and eval_wiki; documents; source mix and rejects",
         ),
         Stage(

@@ -7,6 +7,7 @@ in a study: on random weights (all of them non-zero: zero-initialised layers wou
 trained weights, and on a module that leaks and must be caught.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,7 @@ def largest_leak(predict: Predict, embeddings_BTD: Tensor, cut: int, seed: int =
     """Return the largest change at positions before `cut` when the embeddings from `cut` on are replaced.
 
     Three replacements are tried: other values of the same scale, the positions in reverse order, and
-    a hundredfold magnification. 0.0 means that no bit changed.
+    a hundredfold magnification. 0.0 means that no bit changed; a value that is not finite counts as inf.
 
     Parameters
     ----------
@@ -55,8 +56,8 @@ def largest_leak(predict: Predict, embeddings_BTD: Tensor, cut: int, seed: int =
     for replacement_BTD in (fresh_BTD, future_BTD.flip(1), 100 * future_BTD):
         changed_BTD = torch.cat([embeddings_BTD[:, :cut], replacement_BTD.to(embeddings_BTD.dtype)], dim=1)
         after_BTD = predict(changed_BTD)[:, :cut]
-        change = (after_BTD - before_BTD).abs().max()
-        largest = max(largest, float(torch.nan_to_num(change, nan=float("inf"))))
+        change = float((after_BTD - before_BTD).abs().max())
+        largest = max(largest, change if math.isfinite(change) else math.inf)
     return largest
 
 

@@ -1,6 +1,6 @@
 """The `mlp` bridge: a token-wise diffusion denoiser on a causal context, started from a ridge prediction.
 
-Letters: B windows, T positions, D hidden size, W denoiser width, C context width.
+Letters: B windows, T positions, D hidden size, C context width.
 
 Ours: the paper's bridge is a Stable-Diffusion-v1.5-style UNet. This one keeps diffusion, condition and
 causal masking and changes the rest: the sample h itself is predicted (a velocity or noise target must
@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dihal_core.bridges.context import NORM_EPS, CausalTransformer
+from dihal_core.bridges.context import CausalTransformer
+from dihal_core.bridges.denoiser import TokenDenoiser
 from dihal_core.bridges.frame import Batch, Frame, TrainedArm
 from dihal_core.bridges.processes import (
     batch_noise,
@@ -30,7 +31,6 @@ from dihal_core.config import MlpBridgeSettings
 
 TIME_FEATURES = 64
 TIME_SCALE = 1000.0
-HIDDEN_RATIO = 2
 
 
 def time_features(t_BT1: Tensor) -> Tensor:
@@ -41,24 +41,6 @@ def time_features(t_BT1: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-class ModulatedBlock(nn.Module):
-    """Gated feed-forward whose norm is shifted, scaled and gated by the condition (AdaLN, as DiT and MAR)."""
-
-    def __init__(self, width: int, condition_width: int):
-        super().__init__()
-        self.modulation = nn.Linear(condition_width, 3 * width)
-        self.gate_up = nn.Linear(width, 2 * HIDDEN_RATIO * width, bias=False)
-        self.down = nn.Linear(HIDDEN_RATIO * width, width, bias=False)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-
-    def forward(self, x_BTW: Tensor, condition_BTC: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(condition_BTC).chunk(3, dim=-1)
-        normed = F.rms_norm(x_BTW, x_BTW.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
-        left, right = self.gate_up(normed).chunk(2, dim=-1)
-        return x_BTW + (1 + gate) * self.down(F.silu(left) * right)
-
-
 class MlpBridge(TrainedArm):
     """x0-predicting bridge; its output layer starts at zero, so it starts as the ridge itself."""
 
@@ -67,26 +49,17 @@ class MlpBridge(TrainedArm):
     def __init__(self, settings: MlpBridgeSettings, frame: Frame):
         super().__init__(frame)
         self.settings = settings
-        D, W, C = frame.width, settings.width, settings.context_width
-        self.context = CausalTransformer(D, C, settings.context_blocks, settings.context_heads)
+        C = settings.context_width
+        self.context = CausalTransformer(frame.width, C, settings.context_blocks, settings.context_heads)
         self.time_in = nn.Linear(TIME_FEATURES, C)
-        self.state_in = nn.Linear(D, W)
-        self.condition_in = nn.Linear(D, W, bias=False)
-        self.context_in = nn.Linear(C, W, bias=False)
-        self.blocks = nn.ModuleList(ModulatedBlock(W, C) for _ in range(settings.blocks))
-        self.out = nn.Linear(W, D)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.denoiser = TokenDenoiser(settings, frame.width)
 
     def denoise(
         self, x_BTD: Tensor, t_BT1: Tensor, context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor
     ) -> Tensor:
         """Return the estimate of h from x_t: base plus a learned correction, float32."""
-        y_BTW = self.state_in(x_BTD) + self.condition_in(condition_BTD) + self.context_in(context_BTC)
         modulation_BTC = F.silu(context_BTC + self.time_in(time_features(t_BT1)))
-        for block in self.blocks:
-            y_BTW = block(y_BTW, modulation_BTC)
-        return base_BTD + self.out(F.rms_norm(y_BTW, y_BTW.shape[-1:], eps=NORM_EPS)).float()
+        return base_BTD + self.denoiser(x_BTD, condition_BTD, context_BTC, modulation_BTC)
 
     def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
         """Run the sampler; `steps` = 1 is one deterministic call at t = 1, where x is the base."""

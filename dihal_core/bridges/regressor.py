@@ -6,43 +6,42 @@ Letters: B windows, T positions, D hidden size. Ours: the paper has no such cont
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from dihal_core.bridges.context import FEEDFORWARD_RATIO, CausalTransformer
+from dihal_core.bridges.context import CausalTransformer
+from dihal_core.bridges.denoiser import TokenDenoiser
 from dihal_core.bridges.frame import Arm, BasedArm, Batch, Frame, TrainedArm
 from dihal_core.config import MlpBridgeSettings
 
 
-def matching_blocks(settings: MlpBridgeSettings, width: int) -> int:
-    """Return how many causal blocks give a regressor about the size of the bridge with these settings."""
-    C, W, D = settings.context_width, settings.width, width
-    block = (4 + 3 * FEEDFORWARD_RATIO) * C * C
-    denoiser = 3 * D * W + C * W + settings.blocks * (3 * C * W + 6 * W * W)
-    return max(1, settings.context_blocks + round((denoiser - C * D) / block))
-
-
 class Regressor(TrainedArm):
-    """The bridge's causal transformer with more blocks instead of a denoiser: same base, no noise, no time."""
+    """The `mlp` bridge without diffusion: same base, context and token network, no noise, no time.
+
+    What it lacks in size is the time input alone, so a difference between the two is the diffusion's.
+    """
 
     kind: ClassVar[str] = "regressor"
 
     def __init__(self, settings: MlpBridgeSettings, frame: Frame):
         super().__init__(frame)
-        self.settings = settings
-        blocks = matching_blocks(settings, frame.width)
-        self.context = CausalTransformer(frame.width, settings.context_width, blocks, settings.context_heads)
-        self.out = nn.Linear(settings.context_width, frame.width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.context = CausalTransformer(
+            frame.width, settings.context_width, settings.context_blocks, settings.context_heads
+        )
+        self.denoiser = TokenDenoiser(settings, frame.width)
+
+    def correct(self, condition_BTD: Tensor, base_BTD: Tensor) -> Tensor:
+        """Return the base plus a learned correction, float32."""
+        context_BTC = self.context(condition_BTD)
+        return base_BTD + self.denoiser(base_BTD, condition_BTD, context_BTC, F.silu(context_BTC))
 
     def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
-        """Base plus a learned correction; `steps`, `sequence_B` and `seed` play no part."""
-        return base_BTD + self.out(self.context(condition_BTD)).float()
+        """Correct the base; `steps`, `sequence_B` and `seed` play no part."""
+        return self.correct(condition_BTD, base_BTD)
 
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Squared error of the estimate; no noise, so every state counts as t = 1."""
-        estimate_BTD = batch.base_BTD + self.out(self.context(batch.condition_BTD)).float()
-        error_BT = (estimate_BTD - batch.target_BTD).square().mean(dim=-1)
+        error_BT = (self.correct(batch.condition_BTD, batch.base_BTD) - batch.target_BTD).square().mean(dim=-1)
         return error_BT, torch.ones_like(error_BT)
 
     def objective(self) -> dict[str, float]:

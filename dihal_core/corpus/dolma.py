@@ -19,9 +19,9 @@ from typing import IO
 
 from dihal_core.config import CorpusSettings
 from dihal_core.corpus.documents import Document, group_permille, seeded_rank
-from dihal_core.corpus.dolma_plan import EVALUATION_FOLDER, Shard, local_folder, plan_shards, root_label
+from dihal_core.corpus.dolma_plan import EVALUATION_FOLDER, Plan, Shard, local_folder, make_plan, root_label
 from dihal_core.corpus.lines import ReadReport, read_documents
-from dihal_core.corpus.shards import BASE_URL, LICENCE, folder_shares
+from dihal_core.corpus.shards import BASE_URL, LICENCE
 from dihal_core.corpus.sources import Origin, Pool, Source
 from dihal_core.errors import AssetError, NetworkError
 from dihal_core.progress import Progress
@@ -48,7 +48,8 @@ def read_dolma(corpus: CorpusSettings, seed: int, store: StageStore, progress: P
         If the host could not be reached; committed shards are kept.
     """
     root = corpus.base_url or BASE_URL
-    shards, missing = plan_shards(corpus, seed, root)
+    plan = make_plan(corpus, seed)
+    shards = plan.shards
     done = store.committed()
     for number, shard in enumerate(shards):
         progress(number, len(shards), "shards")
@@ -58,10 +59,7 @@ def read_dolma(corpus: CorpusSettings, seed: int, store: StageStore, progress: P
     payloads = store.committed()
     reports = [ReadReport(**payloads[shard.unit]) for shard in shards]
     _require_health(reports, corpus.max_damaged_fraction, root)
-    missing += [
-        f"shard {r.name} is damaged ({r.file_damage}); its readable part was used" for r in reports if r.file_damage
-    ]
-    return _pool(corpus, shards, reports, store, missing)
+    return _pool(corpus, plan, reports, store)
 
 
 # ---------------------------------------------------------------------------------- reading
@@ -200,23 +198,21 @@ def _spelled(reasons: Counter[str] | dict[str, int], offsets: dict[str, int]) ->
     return ", ".join(parts) or "no rejected line"
 
 
-def _pool(
-    corpus: CorpusSettings,
-    shards: Sequence[Shard],
-    reports: Sequence[ReadReport],
-    store: StageStore,
-    missing: list[str],
-) -> Pool:
-    shares, label = folder_shares(), root_label(corpus.base_url or BASE_URL)
+def _pool(corpus: CorpusSettings, plan: Plan, reports: Sequence[ReadReport], store: StageStore) -> Pool:
+    label = root_label(corpus.base_url or BASE_URL)
+    missing = [*plan.missing]
+    missing += [
+        f"shard {r.name} is damaged ({r.file_damage}); its readable part was used" for r in reports if r.file_damage
+    ]
     documents: dict[str, list[Document]] = {}
     rejects: dict[str, Counter[str]] = {}
-    for shard, report in zip(shards, reports, strict=True):
+    for shard, report in zip(plan.shards, reports, strict=True):
         documents.setdefault(shard.folder, []).extend(_spooled(shard, store))
         rejects.setdefault(shard.folder, Counter()).update(report.rejects)
     sources = []
     for name, found in documents.items():
         train = tuple(document for document in found if _side(document, corpus) < 2)
-        sources.append(Source(name, f"Dolma v1.7, {label}", LICENCE, shares[name], train, rejects[name]))
+        sources.append(Source(name, f"Dolma v1.7, {label}", LICENCE, plan.shares[name], train, rejects[name]))
     pages = tuple(
         dataclasses.replace(d, source="eval_wiki")
         for d in documents.get(EVALUATION_FOLDER, ())
@@ -224,7 +220,7 @@ def _pool(
     )
     evaluation = Source("eval_wiki", f"Dolma v1.7, {label}", LICENCE, 0.0, pages) if pages else None
     if corpus.num_eval_wiki and evaluation is None:
-        missing = [*missing, "evaluation pages are left out: no page of Dolma's wiki folder fell into their band"]
+        missing.append("evaluation pages are left out: no page of Dolma's wiki folder fell into their band")
     origins = (Origin(f"Dolma ({label})", "v1.7", {report.name: report.sha256 for report in reports}),)
     return Pool(
         tuple(sources), evaluation, origins, tuple(missing), {"shards": [report.to_json() for report in reports]}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from dihal_core.config import CorpusSettings
 from dihal_core.corpus.documents import seeded_rank
-from dihal_core.corpus.shards import FOLDERS, folder_quotas
+from dihal_core.corpus.quotas import largest_remainder
+from dihal_core.corpus.shards import BASE_URL, FOLDERS, folder_quotas, folder_shares
 from dihal_core.errors import ConfigError
 
 EVALUATION_FOLDER = "wiki"
@@ -28,34 +29,63 @@ class Shard:
         return "shard-" + self.path.replace("/", "-").removesuffix(".gz").removesuffix(".json")
 
 
-def plan_shards(corpus: CorpusSettings, seed: int, root: str) -> tuple[list[Shard], list[str]]:
-    """Return the shards to read, without any network access, and what a local mirror lacks.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is read, in which mixture, and what a mirror lacks."""
 
-    A local folder may hold some of the shards only: the plan chooses among those, and says so.
+    shards: tuple[Shard, ...]
+    shares: dict[str, float]
+    """Share of the training windows, by folder."""
+    missing: tuple[str, ...]
+
+
+def make_plan(corpus: CorpusSettings, seed: int) -> Plan:
+    """Choose the shards, without any network access.
+
+    A local folder may hold some of the shards only: the plan chooses among those, shares the mixture out
+    among the folders it finds, and says so.
+
+    Raises
+    ------
+    ConfigError
+        If `corpus.base_url` is a folder that is not there or holds no shard.
     """
-    train, heldout = folder_quotas(corpus.num_sequences), folder_quotas(corpus.num_heldout)
+    root = corpus.base_url or BASE_URL
     local = local_folder(root)
-    shards, missing = [], []
+    present, missing = {}, []
     for name, folder in FOLDERS.items():
         known = folder.shards()
-        present = known if local is None else [found for shard in known if (found := _local_name(local, shard))]
-        if not present:
+        found = known if local is None else tuple(path for shard in known if (path := _local_name(local, shard)))
+        if found:
+            present[name] = found
+        if not found:
             missing.append(f"source {name} is left out: {root_label(root)} has none of its {len(known)} shards")
-            continue
-        if len(present) < len(known):
-            missing.append(f"source {name}: {root_label(root)} has {len(present)} of its {len(known)} shards")
-        ranked = sorted(present, key=lambda path: seeded_rank(seed, "shard", path.removesuffix(".gz")))
-        chosen = ranked[: corpus.shards_per_source]
-        evaluation = corpus.num_eval_wiki if name == EVALUATION_FOLDER else 0
-        budget = tuple(_budget(quota, len(chosen)) for quota in (train[name], heldout[name], evaluation))
-        if any(budget):
-            shards.extend(Shard(name, path, budget) for path in chosen)  # type: ignore[arg-type]
-    if not shards:
+        elif len(found) < len(known):
+            missing.append(f"source {name}: {root_label(root)} has {len(found)} of its {len(known)} shards")
+    if not present:
         raise ConfigError(
             f"corpus.base_url={corpus.base_url!r} holds none of Dolma v1.7's shards; "
             "expected files such as <base_url>/wiki/wiki-0000.json.gz"
         )
-    return shards, missing
+    quotas = _quotas(corpus.num_sequences, tuple(present))
+    shares = {name: quota / corpus.num_sequences for name, quota in quotas.items()}
+    heldout = largest_remainder(corpus.num_heldout, shares)
+    shards = []
+    for name, paths in present.items():
+        chosen = sorted(paths, key=lambda path: seeded_rank(seed, "shard", path.removesuffix(".gz")))
+        chosen = chosen[: corpus.shards_per_source]
+        pages = corpus.num_eval_wiki if name == EVALUATION_FOLDER else 0
+        train, held, pages = (_budget(quota, len(chosen)) for quota in (quotas[name], heldout[name], pages))
+        if train or held or pages:
+            shards.extend(Shard(name, path, (train, held, pages)) for path in chosen)
+    return Plan(tuple(shards), shares, tuple(missing))
+
+
+def _quotas(total: int, present: tuple[str, ...]) -> dict[str, int]:
+    if len(present) == len(FOLDERS):
+        return folder_quotas(total)
+    shares = folder_shares()
+    return largest_remainder(total, {name: shares[name] for name in present})
 
 
 def _budget(quota: int, shards: int) -> int:

@@ -7,6 +7,7 @@ a long one, the second can.
 """
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -21,6 +22,9 @@ from dihal_core.errors import ConfigError
 
 EVALUATION_WINDOWS_PER_DOCUMENT = 4
 """Cap in held-out and evaluation sets (ours): intervals resample documents, so many documents beat long ones."""
+EVALUATION_DOCUMENTS = 40
+"""A held-out or evaluation set takes so few windows of each document that it has about as many documents, if there
+are that many (ours)."""
 SPARE = 1.5
 """Held-out candidates per window wanted: some fall to the overlap rule."""
 ENCYCLOPAEDIAS = frozenset({"wiki"})
@@ -71,9 +75,18 @@ class Screen:
 class Stream:
     """Windows of one source and split, document after document in selection order."""
 
-    def __init__(self, documents: Sequence[Document], encoder: WindowEncoder, screen: Screen, cap: int, tick: Callable):
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        encoder: WindowEncoder,
+        screen: Screen,
+        caps: tuple[int, int],
+        tick: Callable[[], None],
+    ):
+        """`caps`: windows of a document taken at once, and all in all once the documents have run out."""
         self.picks: list[Pick] = []
-        self._encoder, self._screen, self._cap, self._tick = encoder, screen, cap, tick
+        self._encoder, self._screen, self._tick = encoder, screen, tick
+        self._at_once, self._cap = caps
         self._wanted = 0
         self._windows = self._generate(iter(documents))
 
@@ -88,14 +101,17 @@ class Stream:
         return got
 
     def _generate(self, documents: Iterator[Document]) -> Iterator[Pick]:
+        held_back: list[Pick] = []
         while batch := self._batch(documents):
             for result in self._encoder.encode(batch, self._cap):
                 if isinstance(result, str):
                     self._screen.rejects[batch[0].source][result] += 1
                     continue
-                for row in range(len(result)):
+                held_back.extend((result, row) for row in range(self._at_once, len(result)))
+                for row in range(min(self._at_once, len(result))):
                     yield result, row
             self._tick()
+        yield from held_back
 
     def _batch(self, documents: Iterator[Document]) -> list[Document]:
         room = min(BATCH_CHARACTERS, max(1, self._wanted) * self._encoder.window_tokens * CHARACTERS_PER_TOKEN)
@@ -164,10 +180,12 @@ class _Plan:
         self.selection = Selection({"train": [], "heldout": [], "eval_wiki": []}, {}, Counter(), {}, [])
 
     def _stream(self, split: str, name: str, documents: Sequence[Document]) -> Stream:
-        cap = self.corpus.max_windows_per_document
+        caps = self.corpus.max_windows_per_document, self.corpus.max_windows_per_document
         if split != "train":
-            cap = min(cap, EVALUATION_WINDOWS_PER_DOCUMENT)
-        stream = self.streams[split, name] = Stream(documents, self.encoder, self.screen, cap, self.tick)
+            wanted = self.corpus.num_heldout if split == "heldout" else self.corpus.num_eval_wiki
+            few = min(EVALUATION_WINDOWS_PER_DOCUMENT, self.corpus.max_windows_per_document)
+            caps = min(few, max(1, math.ceil(wanted / EVALUATION_DOCUMENTS))), few
+        stream = self.streams[split, name] = Stream(documents, self.encoder, self.screen, caps, self.tick)
         return stream
 
     def draw_evaluation(self) -> None:

@@ -47,7 +47,7 @@ def build_evaluation(context: StageContext) -> dict[str, Any]:
     backbone = load_backbone(settings.backbone, context.inputs["assets"], device, settings.seed)
     folder = context.inputs["replace"].path
     layer = int(json.loads((folder / "replace.json").read_bytes())["layer"])
-    arms = load_arms(folder, device)
+    arms = load_arms(folder / "arms", device)
     probe_BT = _batch(windows, 0, min(PROBED_WINDOWS, len(windows)))
     leaks = require_no_leak(arms, backbone.embed(probe_BT), "trained", settings.seed)
     hybrids = make_hybrids(backbone, layer, arms, chosen.sampling_steps, settings.seed)

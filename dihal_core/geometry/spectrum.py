@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 TOLERANCE = 1e-12
+RESIDUAL = 1e-10
 MAX_STEPS = 300
 
 
@@ -15,9 +16,9 @@ def top_eigenvalue(
 ) -> tuple[float, np.ndarray]:
     """Return the largest eigenvalue and its unit vector by Lanczos with full reorthogonalisation.
 
-    The error of a Ritz value is at most its residual r, and at most r^2 / gap where the gap to the
-    rest of the spectrum is known; it stops when the smaller bound is below 1e-12 relative. Where the
-    spectrum is too flat for that within 300 steps, the dense solver answers.
+    The error of a Ritz value is at most its residual r, and about r^2 / gap where the leading
+    eigenvalue stands clear of the others. It stops at r < 1e-10 and r^2 / gap < 1e-12, relative. Where
+    the spectrum is too flat for that within 300 steps, the dense solver answers.
 
     Parameters
     ----------
@@ -48,8 +49,8 @@ def top_eigenvalue(
             residual = off_S[step] * abs(ritz_vectors_SS[-1, -1])
             # Another eigenvalue may hide between the two leading Ritz values: half their distance is used.
             gap = 0.5 * (value - float(ritz_S[-2])) if step else value
-            bound = min(residual, residual**2 / gap if gap > 0 else residual)
-            if exhausted or bound <= TOLERANCE * value:
+            close = residual <= RESIDUAL * value and residual**2 <= TOLERANCE * value * gap
+            if exhausted or close:
                 return value, ritz_vectors_SS[:, -1] @ done_SD
         vector_D = vector_D / off_S[step]
     values_D, vectors_DD = np.linalg.eigh(dense())

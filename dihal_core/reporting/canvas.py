@@ -122,6 +122,14 @@ def png_bytes(figure: Figure, dpi: int = DPI) -> bytes:
     return out.getvalue()
 
 
+def freeze(figure: Figure) -> Figure:
+    """Lay the figure out once, so that writing it in several formats does not repeat the work."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def svg_text(figure: Figure) -> str:
     """Return the figure as SVG text without date or creator."""
     out = io.StringIO()
@@ -130,9 +138,8 @@ def svg_text(figure: Figure) -> str:
     return out.getvalue()
 
 
-def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """Return SVG for embedding in HTML: scalable, described, ids unique to `name`, colours as CSS variables."""
-    text = svg_text(figure)
+def inline_svg(text: str, name: str, description: str) -> str:
+    """Return an SVG file's text for embedding in HTML: described, ids unique to `name`, colours as CSS variables."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
     text = re.sub(r"""\bid="([^"]+)\"""", rf'id="{name}-\1"', text)
@@ -140,6 +147,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
     text = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", text)
     text = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--sans)", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
     for role, colour in LIGHT.items():
         text = re.sub(re.escape(colour), f"var(--{role})", text, flags=re.I)
     head, _, body = text.partition(">")

@@ -1,6 +1,7 @@
 """What the report shows: figures with captions, tables, sentences and limits, gathered before any HTML is written."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from dihal_core.reporting import tables_locate as locate
 from dihal_core.reporting import tables_study as study
-from dihal_core.reporting.canvas import inline_svg, png_bytes, svg_text
+from dihal_core.reporting.canvas import freeze, inline_svg, png_bytes, svg_text
 from dihal_core.reporting.draw_agreement import draw_agreement, draw_predictors, draw_sweep
 from dihal_core.reporting.draw_locate import draw_geometry, draw_score
 from dihal_core.reporting.draw_replace import draw_evaluation, draw_training
@@ -45,16 +46,26 @@ class Picture:
     caption: str
     draw: Callable[[], Figure]
 
-    @property
+    @functools.cached_property
+    def figure(self) -> Figure:
+        """The drawing, laid out, made on first use."""
+        return freeze(self.draw())
+
+    @functools.cached_property
     def svg(self) -> str:
+        """Text of the SVG file."""
+        return svg_text(self.figure)
+
+    @property
+    def markup(self) -> str:
         """Inline SVG that follows the page's colours; trusted markup, all text in it escaped."""
-        return inline_svg(self.draw(), self.name, f"{self.title}. {self.caption}")
+        return inline_svg(self.svg, self.name, f"{self.title}. {self.caption}")
 
     def files(self, dpi: int) -> dict[str, bytes]:
         """Return the figure as PNG and SVG file contents by name."""
         return {
-            f"figures/{self.name}.png": png_bytes(self.draw(), dpi),
-            f"figures/{self.name}.svg": svg_text(self.draw()).encode(),
+            f"figures/{self.name}.svg": self.svg.encode(),
+            f"figures/{self.name}.png": png_bytes(self.figure, dpi),
         }
 
 

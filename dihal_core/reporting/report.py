@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = ""
+TEMPLATES_SHA256 = "6d4c884f81ce2954b951b0720b6b8e7ba579a197116f038c8fe5c480512fdc98"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 
@@ -77,7 +77,7 @@ def _environment(undefined: type[jinja2.Undefined]) -> jinja2.Environment:
 def render_html(page: dict[str, Any], undefined: type[jinja2.Undefined] = _Absent) -> str:
     """Return the report as one HTML document; every value is escaped, only our own SVG is inserted as markup."""
     figures = {
-        name: {"title": picture.title, "caption": picture.caption, "svg": Markup(picture.svg)}
+        name: {"title": picture.title, "caption": picture.caption, "svg": Markup(picture.markup)}
         for name, picture in page["figures"].items()
     }
     template = _environment(undefined).get_template("report.html.j2")

@@ -45,6 +45,7 @@ def control_sentences(predicted: Json | None) -> list[Json]:
 
 
 def either(words: list[str]) -> str:
+    """Return `a`, `a or b`, or `a, b or c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -109,11 +110,11 @@ def gap_sentence(layers: list[int]) -> Json:
 def lead_sentences(sentences: list[Json]) -> list[Json]:
     """Return the first lines of the report: controls that win, else what supports the method.
 
-    At most two sentences on prediction, and one each on the hybrid (headline set) and the sweep.
+    At most three sentences on prediction, and one each on the hybrid (headline set) and the sweep.
     """
     for kind in ("control", "support", "caution"):
         chosen = [item for item in sentences if item["kind"] == kind]
         if chosen:
             about = {name: [i for i in chosen if i["about"] == name] for name in ("predicted", "hybrid", "sweep")}
-            return about["predicted"][:2] + about["hybrid"][:1] + about["sweep"][:1]
+            return about["predicted"][:3] + about["hybrid"][:1] + about["sweep"][:1]
     return []

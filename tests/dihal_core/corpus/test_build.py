@@ -11,10 +11,6 @@ from dihal_core.profiles import load_study
 from dihal_core.stages import ensure, make_request
 
 
-def settings_with(**overrides):
-    return load_study("smoke", overrides={f"corpus.{name}": value for name, value in overrides.items()})
-
-
 def build(home, seed=0, assets=None, progress=None, **overrides):
     settings = load_study("smoke", seed=seed, overrides={f"corpus.{name}": value for name, value in overrides.items()})
     request = make_request("corpus", settings, {"assets": assets or {}}, home)
@@ -99,7 +95,7 @@ def test_the_account_adds_up(record):
         assert sum(row["windows"][split] for row in facts["sources"]) == len(windows)
     assert [row["source"] for row in facts["sources"]] == ["stories", "guides", "code", "eval_wiki"]
     assert record.counts["splits"] == facts["splits"]
-    assert facts["separator"] == {"token": "<|endoftext|>", "id": 256}
+    assert facts["separator"] == {"token": load_study("smoke").backbone.separator_token, "id": 256}
 
 
 def test_held_out_sets_spread_over_many_documents(record):

@@ -1,15 +1,20 @@
+import functools
 import gzip
+import http.server
 import json
 import shutil
+import threading
 
 import pytest
 
 from dihal_core.corpus.documents import Document
-from dihal_core.corpus.dolma import Keeper
-from dihal_core.corpus.dolma_plan import plan_shards
-from dihal_core.corpus.shards import BASE_URL, FOLDERS
+from dihal_core.corpus.dolma import Keeper, open_shard
+from dihal_core.corpus.dolma_plan import make_plan
+from dihal_core.corpus.lines import ReadReport, read_documents
+from dihal_core.corpus.quotas import largest_remainder
+from dihal_core.corpus.shards import FOLDERS, folder_quotas
 from dihal_core.corpus.windows import load_windows
-from dihal_core.errors import AssetError, ConfigError
+from dihal_core.errors import AssetError, ConfigError, NetworkError
 from dihal_core.profiles import load_study
 from dihal_core.seeding import stream
 from dihal_core.stages import ensure, make_request
@@ -179,15 +184,41 @@ def test_a_mirror_that_is_not_there_or_empty_is_named(tmp_path):
         build(tmp_path / "home", tmp_path / "empty")
 
 
-def test_the_paper_plan_needs_no_network_and_names_few_shards():
+def test_the_paper_plan_needs_no_network_and_follows_the_published_mixture():
     corpus = load_study("paper-qwen3-8b").corpus
-    shards, missing = plan_shards(corpus, 0, BASE_URL)
-    assert missing == []
-    assert len({shard.folder for shard in shards}) == 19
-    assert 90 < len(shards) < 152
-    assert len({shard.unit for shard in shards}) == len(shards)
-    assert shards == plan_shards(corpus, 0, BASE_URL)[0]
-    assert shards != plan_shards(corpus, 1, BASE_URL)[0]
+    plan = make_plan(corpus, 0)
+    assert plan.missing == ()
+    assert 90 < len(plan.shards) < 152
+    assert len({shard.unit for shard in plan.shards}) == len(plan.shards)
+    assert largest_remainder(300_000, plan.shares) == folder_quotas(300_000)
+    assert plan == make_plan(corpus, 0)
+    assert plan.shards != make_plan(corpus, 1).shards
+
+
+@pytest.fixture
+def server(mirror):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(mirror))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_a_shard_is_streamed_over_http_like_a_local_one(server, mirror):
+    found = []
+    for root in (server, str(mirror)):
+        report = ReadReport("wiki/wiki-0000.json.gz")
+        with open_shard(root, report.name) as handle:
+            found.append(([d.id for d in read_documents(handle, report, 1500)], report))
+    assert found[0] == found[1]
+    assert found[0][1].bytes_read == 1500
+
+
+def test_a_missing_address_and_an_unreachable_host_are_told_apart(server):
+    with pytest.raises(AssetError, match=r"reddit-0077\.json\.gz answers 404; set corpus\.base_url"):
+        open_shard(server, "reddit/reddit-0077.json.gz")
+    with pytest.raises(NetworkError, match="could not be reached"):
+        open_shard("http://127.0.0.1:9", "reddit/reddit-0077.json.gz")
 
 
 def test_a_keeper_holds_the_smallest_ranks_in_any_order():

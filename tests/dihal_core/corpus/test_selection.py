@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 
 from dihal_core.backbones.tokenizers import byte_tokenizer, pad_id, separator_id
@@ -87,7 +89,7 @@ def test_a_held_out_document_inside_a_longer_training_text_is_found_by_its_13gra
         Pool((source("wiki", documents),), None, ()),
         num_heldout=40,
         num_eval_wiki=0,
-        num_sequences=700,
+        num_sequences=1200,
     )
     assert f"wiki{number}" not in texts(selection, "heldout")
     assert selection.overlap["heldout_documents_dropped"] == 1
@@ -109,7 +111,7 @@ def test_an_evaluation_page_quoted_in_training_text_is_dropped(articles, pages):
     quoting = [article("wiki", n, sentence(f"q{n}", 600) + " " + pages.documents[0].text) for n in range(500, 540)]
     quoting = [a for a in quoting if group_permille("wiki", a.id) >= 60][:1]
     pool = Pool((source("wiki", [*articles, *quoting]),), pages, ())
-    selection = draw(pool, num_sequences=1000, num_eval_wiki=20)
+    selection = draw(pool, num_sequences=1200, num_eval_wiki=20)
     assert pages.documents[0].id not in texts(selection, "eval_wiki")
     assert selection.overlap["eval_wiki_documents_dropped"] == 1
 
@@ -127,3 +129,12 @@ def test_empty_and_short_documents_are_counted_apart(articles, pages):
     bad = [Document("e", "  \n", "wiki"), Document("s", "too short", "wiki")]
     selection = draw(Pool((source("wiki", [*articles, *bad]),), pages, ()), num_sequences=1100)
     assert selection.rejects["wiki"] == {"empty": 1, "too_short": 1}
+
+
+def test_a_small_evaluation_set_takes_one_window_of_many_documents_before_a_second_of_any(articles, pages):
+    selection = draw(Pool((source("wiki", articles),), pages, ()), num_eval_wiki=4)
+    assert len(texts(selection, "eval_wiki")) == 4
+    selection = draw(Pool((source("wiki", articles),), pages, ()), num_eval_wiki=15)
+    counts = Counter(entry.document.id for entry, _ in selection.picks["eval_wiki"])
+    assert len(counts) == len(pages.documents)
+    assert max(counts.values()) <= 4

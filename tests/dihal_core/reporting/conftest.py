@@ -1,8 +1,10 @@
 """A complete synthetic study: JSON as the stages write it, 29 candidate layers, one of them missing from the sweep."""
 
 import copy
+import itertools
 import json
 import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from dihal_core.config import StudySettings
 from dihal_core.profiles import load_study
 from dihal_core.progress import silent
+from dihal_core.reporting.results import StudyResults
 from dihal_core.stages import STAGES, SettingsView, StageContext
 from dihal_core.store import StageRecord, StageStore
 
@@ -298,10 +301,15 @@ def make_data() -> Json:
     }  # fmt: skip
 
 
+VALUES = {
+    "backbone_identity": {"weights": "cd" * 32},
+    "failed_layers": {str(MISSING): "loss became NaN at step 11"},
+    "study_name": "quickstart-smollm2-s0",
+}
 FILES = {"geometry": "diagnostics.json", "evaluate": "evaluation.json"}
 
 
-def write_store(home: Path, stage: str, unit: str | int | None, block: Json, seconds: float = 12.5) -> StageRecord:
+def write_store(home: Path, stage: str, unit: str | int | None, block: Json, seconds: float) -> StageRecord:
     """Write one finished store holding `block` and return its record."""
     store = StageStore(home, stage, "0" * 24 if unit is None else f"{unit}-{'0' * 24}")
     store.write_json(FILES.get(stage, f"{stage}.json"), block)
@@ -313,24 +321,38 @@ def write_store(home: Path, stage: str, unit: str | int | None, block: Json, sec
 
 
 def make_context(
-    home: Path, data: Json, settings: StudySettings | None = None, values: Json | None = None, key: str = "f" * 24
+    home: Path,
+    data: Json,
+    settings: StudySettings | None = None,
+    values: Json | None = None,
+    seconds: float = 12.5,
 ) -> StageContext:
     """Return the context the report builder gets: real stores on disk for every block of `data`."""
     inputs: dict[str, Any] = {}
     for stage, block in data.items():
         if stage in ("geometry", "sweep", "evaluate"):
-            inputs[stage] = {unit: write_store(home, stage, unit, item) for unit, item in block.items()}
+            inputs[stage] = {unit: write_store(home, stage, unit, item, seconds) for unit, item in block.items()}
         else:
-            inputs[stage] = write_store(home, stage, None, block)
+            inputs[stage] = write_store(home, stage, None, block, seconds)
     settings = settings or load_study("quickstart")
-    values = {
-        "backbone_identity": {"weights": "cd" * 32},
-        "failed_layers": {str(MISSING): "loss became NaN at step 11"},
-        "study_name": "quickstart-smollm2-s0",
-        **(values or {}),
-    }
+    values = {**VALUES, **(values or {})}
     view = SettingsView(settings, "report", STAGES["report"].reads)
-    return StageContext(view, None, inputs, values, StageStore(home, "report", key), silent)
+    return StageContext(view, None, inputs, values, StageStore(home, "report", "f" * 24), silent)
+
+
+def make_results(data: Json, settings: StudySettings | None = None, values: Json | None = None) -> StudyResults:
+    """Return what `load_results` reads from the stores of `make_context`, without any store."""
+    values = {**VALUES, **(values or {})}
+    names = {"sweep": "sweeps", "evaluate": "evaluations"}
+    return StudyResults(
+        settings=(settings or load_study("quickstart")).model_dump(mode="json"),
+        study_name=values["study_name"],
+        identity=values["backbone_identity"],
+        records=(),
+        manifests={},
+        failed={int(layer): message for layer, message in values["failed_layers"].items()},
+        **{names.get(stage, stage): block for stage, block in data.items()},
+    )
 
 
 @pytest.fixture
@@ -341,11 +363,24 @@ def data() -> Json:
 
 @pytest.fixture
 def context_for(tmp_path: Path):
-    """Return `make_context` bound to this test's folder."""
-    return lambda block, **options: make_context(tmp_path / "home", block, **options)
+    """Return `make_context` bound to a new home in this test's folder at every call."""
+    homes = (tmp_path / f"home{number}" for number in itertools.count())
+    return lambda block, **options: make_context(next(homes), block, **options)
 
 
 @pytest.fixture
+def results_for():
+    """Return `make_results`: the results of a changed study without writing stores."""
+    return make_results
+
+
+@pytest.fixture(scope="session")
+def study():
+    """The builders of this file, for fixtures that live longer than one test."""
+    return types.SimpleNamespace(make_data=make_data, make_context=make_context)
+
+
+@pytest.fixture(scope="session")
 def read_json():
     """Return a reader of JSON files."""
     return lambda path: json.loads(Path(path).read_bytes())

@@ -1,0 +1,230 @@
+"""The proxies against a slow reference, their identities, and what they refuse."""
+
+import numpy as np
+import pytest
+
+from dihal_core.config import GeometrySettings
+from dihal_core.errors import ConfigError, NumericsError
+from dihal_core.geometry.pool import GramPool
+from dihal_core.geometry.proxies import PROXIES, measure, row_columns
+
+SETTINGS = GeometrySettings()
+SHAPES = [(60, 100), (100, 100), (300, 40), (90, 89), (41, 40)]
+
+
+def plain(n, d, rng):
+    return rng.standard_normal((n, d)) * np.exp(0.7 * rng.standard_normal(d))
+
+
+def worst(found, expected):
+    return max(
+        abs(getattr(found, ridge)[name] / value - 1.0) for ridge, row in expected.items() for name, value in row.items()
+    )
+
+
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+@pytest.mark.parametrize("kind", ["plain", "constant column", "offset", "large scale", "float32"])
+def test_proxies_equal_the_slow_reference(n, d, kind, slow_reference, all_pairs):
+    rng = np.random.default_rng(n * d)
+    x_ND = plain(n, d, rng)
+    if kind == "constant column":
+        x_ND[:, d // 2] = 3.25
+    elif kind == "offset":
+        x_ND += 1e3 * rng.standard_normal(d)
+    elif kind == "large scale":
+        x_ND *= 1e4
+    elif kind == "float32":
+        x_ND = x_ND.astype(np.float32)
+    pairs_M2 = all_pairs(n, rng)
+    assert worst(measure(x_ND, pairs_M2, SETTINGS), slow_reference(x_ND, pairs_M2, SETTINGS)) < 1e-9
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 100), (300, 40), (200, 230)])
+@pytest.mark.parametrize("kind", ["duplicates", "low rank", "outlier dimension", "outlier rows", "tight clusters"])
+def test_proxies_of_degenerate_rows_are_within_the_stated_bound(n, d, kind, slow_reference, all_pairs):
+    rng = np.random.default_rng(n + d)
+    x_ND = plain(n, d, rng)
+    if kind == "duplicates":
+        x_ND[n // 2 :] = x_ND[: n - n // 2]
+    elif kind == "low rank":
+        x_ND = 1e3 * rng.standard_normal((n, 7)) @ rng.standard_normal((7, d))
+    elif kind == "outlier dimension":
+        x_ND[:, 0] *= 1e3
+    elif kind == "outlier rows":
+        x_ND[:4, 1] += 1e4
+    else:
+        x_ND = (10 * rng.standard_normal((5, d)))[rng.integers(0, 5, n)] + 0.01 * x_ND
+    pairs_M2 = all_pairs(n, rng)
+    assert worst(measure(x_ND, pairs_M2, SETTINGS), slow_reference(x_ND, pairs_M2, SETTINGS)) < 1e-6
+
+
+def test_an_even_median_of_curvature_is_the_mean_of_the_two_middle_values(slow_reference, all_pairs):
+    rng = np.random.default_rng(8)
+    x_ND = plain(14, 5, rng) * rng.gamma(1.0, size=(14, 1))
+    pairs_M2 = all_pairs(14, rng)
+    settings = GeometrySettings(k=3, eps=0.5, large_size=500)
+    found = measure(x_ND, pairs_M2, settings)
+    assert found.curvature == pytest.approx(slow_reference(x_ND, pairs_M2, settings)["absolute"]["curvature"], rel=1e-12)
+
+
+# ------------------------------------------------------------------------------ closed forms
+def test_a_regular_simplex_has_closed_form_proxies(all_pairs):
+    n, k, eps = 30, 10, 1e-3
+    found = measure(np.eye(n), all_pairs(n, np.random.default_rng(0)), GeometrySettings(k=k, eps=eps))
+    assert found.curvature == pytest.approx(1.0 / (1.0 / k + eps), rel=1e-12)
+    assert found.effective_rank == pytest.approx(n - 1, rel=1e-12)
+    # All variances are 1 / (n - 1), all squared distances 2.
+    assert found.monotonicity == pytest.approx(1.0 / (1.0 / (n - 1) + eps), rel=1e-12)
+    assert found.trace == pytest.approx(1.0, rel=1e-12)
+    assert found.median_squared_distance == pytest.approx(2.0, rel=1e-12)
+
+
+def test_the_mean_stiffness_over_all_pairs_is_a_ratio_of_traces():
+    rng = np.random.default_rng(2)
+    for n, d in ((25, 8), (12, 30)):
+        x_ND, eps = plain(n, d, rng), 0.3
+        numerator = denominator = 0.0
+        pool = GramPool(x_ND, k=3)
+        for pair in np.stack(np.triu_indices(n, 1), axis=1):
+            sample = pool.sample(pair[None, :])
+            numerator += sample.median_stiffness(eps) * sample.squared_M[0]
+            denominator += sample.squared_M[0]
+        variance = np.linalg.eigvalsh(np.cov(x_ND.T)).clip(0)
+        assert numerator / denominator == pytest.approx((variance / (variance + eps)).sum() / variance.sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(50, 49), (50, 50), (50, 400)])
+def test_stiffness_without_ridge_is_the_inverse_distance_when_rows_do_not_exceed_dimensions(n, d, all_pairs):
+    rng = np.random.default_rng(n + d)
+    settings = GeometrySettings(eps=1e-13)
+    found = measure(plain(n, d, rng), all_pairs(n, rng), settings)
+    assert found.identity_ratio == pytest.approx(1.0, rel=1e-8)
+    assert found.monotonicity == pytest.approx(2 * (n - 1) / found.median_squared_distance, rel=1e-8)
+
+
+def test_isotropic_rows_have_effective_rank_near_their_dimension_and_stiffness_near_the_inverse_variance(all_pairs):
+    rng = np.random.default_rng(3)
+    found = measure(2.0 * rng.standard_normal((2500, 4)), all_pairs(2500, rng), SETTINGS)
+    assert found.effective_rank == pytest.approx(4.0, rel=0.06)
+    assert found.monotonicity == pytest.approx(0.25, rel=0.06)
+
+
+def test_effective_rank_is_the_last_of_the_renyi_ranks(all_pairs):
+    rng = np.random.default_rng(4)
+    x_ND = plain(80, 20, rng)
+    share = np.linalg.eigvalsh(np.cov(x_ND.T))
+    share = share / share.sum()
+    shannon, second = np.exp(-(share * np.log(share)).sum()), 1.0 / (share**2).sum()
+    found = measure(x_ND, all_pairs(80, rng), SETTINGS).effective_rank
+    assert shannon > second > found
+    assert found == pytest.approx(1.0 / share.max(), rel=1e-10)
+
+
+# ------------------------------------------------------------------------------ invariances, for every proxy
+@pytest.mark.parametrize("name", sorted(PROXIES))
+@pytest.mark.parametrize(("n", "d"), [(60, 25), (40, 50)])
+def test_every_proxy_is_finite_reproducible_and_invariant(name, n, d, all_pairs):
+    rng = np.random.default_rng(5)
+    x_ND, pairs_M2 = plain(n, d, rng), all_pairs(n, rng)
+    value = measure(x_ND, pairs_M2, SETTINGS).absolute[name]
+    assert np.isfinite(value)
+    assert value > 0
+    assert PROXIES[name].sign in (-1, 1)
+    assert value == measure(x_ND, pairs_M2, SETTINGS).absolute[name]
+    rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    order = rng.permutation(n)
+    same = {
+        "rotation": (x_ND @ rotation, pairs_M2),
+        "translation": (x_ND + rng.standard_normal(d), pairs_M2),
+        "row order": (x_ND[order], np.argsort(order)[pairs_M2]),
+        "pair order": (x_ND, pairs_M2[::-1, ::-1]),
+    }
+    for label, (moved_ND, moved_M2) in same.items():
+        assert measure(moved_ND, moved_M2, SETTINGS).absolute[name] == pytest.approx(value, rel=1e-9), label
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 25), (40, 50)])
+def test_scaling_rows_divides_curvature_and_stiffness_by_its_square_and_leaves_the_rank(n, d, all_pairs):
+    rng = np.random.default_rng(6)
+    x_ND, pairs_M2 = plain(n, d, rng), all_pairs(n, rng)
+    small = measure(x_ND, pairs_M2, GeometrySettings(eps=1e-3))
+    large = measure(7.0 * x_ND, pairs_M2, GeometrySettings(eps=49e-3))
+    assert large.curvature == pytest.approx(small.curvature / 49, rel=1e-10)
+    assert large.monotonicity == pytest.approx(small.monotonicity / 49, rel=1e-10)
+    assert large.effective_rank == pytest.approx(small.effective_rank, rel=1e-10)
+    assert large.relative["curvature"] == pytest.approx(small.relative["curvature"] / 49, rel=1e-10)
+
+
+def test_unit_trace_proxies_equal_a_measurement_of_rescaled_rows(all_pairs):
+    rng = np.random.default_rng(7)
+    x_ND, pairs_M2 = 30 * plain(60, 25, rng), all_pairs(60, rng)
+    found = measure(x_ND, pairs_M2, SETTINGS)
+    rescaled = measure(x_ND / np.sqrt(found.trace), pairs_M2, SETTINGS)
+    assert rescaled.trace == pytest.approx(1.0, rel=1e-12)
+    for name, value in found.unit_trace().items():
+        assert value == pytest.approx(rescaled.relative[name], rel=1e-9)
+
+
+def test_a_table_row_has_the_declared_columns_in_order(all_pairs):
+    rng = np.random.default_rng(9)
+    row = measure(plain(30, 8, rng), all_pairs(30, rng), SETTINGS).row()
+    assert list(row) == row_columns()
+    assert row["rows"] == 30
+
+
+# ------------------------------------------------------------------------------ what is refused
+def test_pairs_of_identical_rows_are_dropped_and_counted(slow_reference, all_pairs):
+    rng = np.random.default_rng(10)
+    x_ND = plain(60, 25, rng)
+    x_ND[[3, 5]] = x_ND[1]
+    x_ND[7] = -x_ND[8] * 0.0
+    x_ND[9] = x_ND[7]
+    pairs_M2 = all_pairs(60, rng, limit=1770)
+    found = measure(x_ND, pairs_M2, SETTINGS)
+    assert found.dropped_pairs == 4  # (1,3), (1,5), (3,5), (7,9): minus zero equals zero
+    assert worst(found, slow_reference(x_ND, pairs_M2, SETTINGS)) < 1e-9
+
+
+def test_neighbourhoods_of_identical_rows_have_curvature_one_over_eps():
+    x_ND = np.repeat(np.eye(4), 12, axis=0)
+    found = measure(x_ND, np.array([[0, 12], [0, 24]]), GeometrySettings(k=10, eps=1e-6))
+    assert found.curvature == pytest.approx(1e6, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs", "message"),
+    [
+        (11, [[0, 1]], "got 11 rows for k = 10; at least k [+] 2 = 12"),
+        (1, [[0, 0]], "got 1 rows"),
+        (20, [[0, 20]], "pairs name rows 0..20 of 20"),
+        (20, [[-1, 3]], "pairs name rows -1..3"),
+        (20, [[4, 4]], "joins row 4 with itself"),
+        (20, [[0, 1]] * 191, "got 191 pairs of 20 rows; only 190 exist"),
+        (20, [], "pass integers of shape"),
+        (20, [[0.5, 1.0]], "pass integers of shape"),
+    ],
+)
+def test_impossible_requests_are_refused_in_a_sentence(rows, pairs, message):
+    x_ND = np.random.default_rng(0).standard_normal((rows, 5))
+    with pytest.raises(ConfigError, match=message):
+        measure(x_ND, np.array(pairs), SETTINGS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_named_with_layer_and_row(value):
+    x_ND = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
+    x_ND[17, 2] = value
+    with pytest.raises(NumericsError, match="layer 4: row 17 holds .* in column 2"):
+        measure(x_ND, np.array([[0, 1]]), SETTINGS, label="layer 4")
+
+
+def test_rows_without_variance_are_refused():
+    with pytest.raises(NumericsError, match="layer 2: all 30 rows are equal"):
+        measure(np.full((30, 5), 1.7), np.array([[0, 1]]), SETTINGS, label="layer 2")
+
+
+def test_a_sample_whose_pairs_all_join_identical_rows_is_refused():
+    x_ND = np.random.default_rng(0).standard_normal((30, 5))
+    x_ND[1] = x_ND[0]
+    with pytest.raises(NumericsError, match="all 1 sampled pairs join identical rows"):
+        measure(x_ND, np.array([[0, 1]]), SETTINGS)

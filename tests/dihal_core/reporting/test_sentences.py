@@ -1,0 +1,87 @@
+from dihal_core.reporting.questions import hybrid_answer, predicted_answer
+from dihal_core.reporting.sentences import (
+    control_sentences,
+    gap_sentence,
+    lead_sentences,
+    quality_sentences,
+    sweep_sentence,
+)
+
+
+def texts(sentences, kind):
+    return [item["text"] for item in sentences if item["kind"] == kind]
+
+
+def set_controls(data, value):
+    block = data["agreement"]["losses"]["fvu"]
+    for name in ("depth", "minus_log_norm", "ridge_r2"):
+        block["predictors"][name]["spearman"] = value
+    for found in block["partial"].values():
+        found.update(value=0.5, low=0.2, high=0.7)
+
+
+def test_winning_controls_are_named_with_their_numbers(data):
+    first, second = texts(control_sentences(predicted_answer(data["agreement"])), "control")
+    assert first == (
+        "Depth alone, norm alone and the ridge fit order the layers better than the geometry score "
+        "(Spearman 0.96, 0.95 and 0.99 against 0.81)."
+    )
+    assert second.startswith("The score adds nothing beyond depth or norm")
+
+
+def test_a_score_that_beats_all_controls_is_said_to(data):
+    set_controls(data, 0.2)
+    sentences = control_sentences(predicted_answer(data["agreement"]))
+    assert [item["kind"] for item in sentences] == ["support"]
+    assert "better than depth alone (0.20)" in sentences[0]["text"]
+
+
+def test_a_tie_is_called_as_well(data):
+    set_controls(data, 0.812)
+    (sentence,) = texts(control_sentences(predicted_answer(data["agreement"])), "control")
+    assert "as well as the geometry score" in sentence
+
+
+def test_a_ridge_map_that_beats_the_bridge_is_said_with_set_and_tokens(data):
+    sentences = quality_sentences(hybrid_answer(data["evaluate"]))
+    wins = texts(sentences, "control")
+    assert wins[0] == (
+        "On wiki-like pages, the ridge map beats the diffusion bridge: KL of the bridge is higher by "
+        "0.0380 [0.0270, 0.0490] nats per token (19,337 tokens)."
+    )
+    assert "held-out windows" in wins[1]
+
+
+def test_a_bridge_that_wins_has_its_advantage_as_a_positive_number(data):
+    block = data["evaluate"]["heldout"]
+    block["differences"] = {"bridge@1 - ridge": {"kl": {"value": -0.2, "low": -0.3, "high": -0.1}, "nll": None}}
+    (sentence,) = quality_sentences(hybrid_answer({"heldout": block}))
+    assert sentence["kind"] == "support"
+    assert "lower by 0.200 [0.100, 0.300]" in sentence["text"]
+
+
+def test_the_sweep_counts_layers_where_ridge_is_at_least_as_good(data):
+    sentence = sweep_sentence(data["sweep"])
+    assert "10 of 28 layers" in sentence["text"]
+    assert sentence["kind"] == "support"
+    for block in data["sweep"].values():
+        block["arms"]["ridge"]["fvu"] = 0.0
+    assert sweep_sentence(data["sweep"])["kind"] == "control"
+    assert sweep_sentence({3: {"arms": {"bridge": None, "ridge": None}}}) is None
+
+
+def test_the_lead_is_about_controls_if_one_wins(data):
+    sentences = [
+        *control_sentences(predicted_answer(data["agreement"])),
+        *quality_sentences(hybrid_answer(data["evaluate"])),
+        gap_sentence([7]),
+    ]
+    lead = lead_sentences(sentences)
+    assert {item["kind"] for item in lead} == {"control"}
+    assert [item["about"] for item in lead] == ["predicted", "predicted", "hybrid"]
+    assert lead_sentences([]) == []
+
+
+def test_gaps_are_named():
+    assert "Layer 7 of the sweep" in gap_sentence([7])["text"]
+    assert "Layers 3\u20135, 9 of the sweep" in gap_sentence([3, 4, 5, 9])["text"]

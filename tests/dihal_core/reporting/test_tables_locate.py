@@ -1,0 +1,91 @@
+import csv
+import io
+
+from dihal_core.reporting.tables_locate import (
+    ARM_FIELDS,
+    layer_table,
+    loss_table,
+    partial_table,
+    predictor_table,
+    rule_table,
+    stability_table,
+    sweep_long_table,
+    sweep_table,
+    variant_table,
+)
+
+
+def rows_of(table):
+    return list(csv.DictReader(io.StringIO(table.csv())))
+
+
+def test_the_layer_table_holds_every_field_of_the_score(data):
+    rows = rows_of(layer_table(data["score"]))
+    assert [row["layer"] for row in rows] == [str(k) for k in range(31)]
+    for row, source in zip(rows, data["score"]["layers"], strict=True):
+        assert row["role"] == ("candidate" if source["candidate"] else "control")
+        for key, value in source.items():
+            if key in ("candidate", "layer"):
+                continue
+            if isinstance(value, dict):
+                assert [float(row[f"{key}{end}"]) for end in ("", "_low", "_high")] == list(value.values())
+            else:
+                assert row[key] == ("" if value is None else str(value))
+
+
+def test_candidates_controls_and_the_selected_layer_are_told_apart(data):
+    table = layer_table(data["score"])
+    assert [table.mark(k) for k in (0, 1, 2, 30)] == ["control", "selected", "", "control"]
+
+
+def test_the_sweep_keeps_a_row_for_a_failed_layer_with_its_reason(data):
+    table = sweep_table(data["sweep"], {7: "out of memory"}, 1)
+    rows = {row["layer"]: row for row in rows_of(table)}
+    assert rows["7"]["status"] == "out of memory"
+    assert rows["7"]["bridge_fvu"] == ""
+    assert table.mark(6) == "missing"
+    assert float(rows["8"]["regressor_fvu"]) == data["sweep"][8]["arms"]["regressor"]["fvu"]
+    assert rows["9"]["regressor_fvu"] == ""
+    assert float(rows["9"]["teacher_nll"]) == 3.002
+
+
+def test_the_long_table_is_the_whole_sweep(data):
+    rows = rows_of(sweep_long_table(data["sweep"]))
+    assert len(rows) == 28 * 4
+    for row in rows:
+        source = data["sweep"][int(row["layer"])]["arms"][row["arm"]] or {}
+        for name in ARM_FIELDS:
+            assert row[name] == ("" if source.get(name) is None else str(source[name]))
+
+
+def test_predictors_are_ranked_and_the_score_is_marked(data):
+    table = predictor_table(data["agreement"])
+    values = [row["spearman"] for row in table.rows]
+    assert values == sorted(values, reverse=True)
+    assert table.rows[table.marks.index("selected")]["predictor"] == "geometry score S (paper)"
+
+
+def test_losses_come_headline_first_although_json_sorts_names(data):
+    data["agreement"]["losses"] = dict(sorted(data["agreement"]["losses"].items()))
+    table = loss_table(data["agreement"])
+    assert table.rows[0]["loss"].startswith("fraction of variance unexplained")
+    assert table.mark(0) == "selected"
+    assert table.rows[0]["p"] == 0.0005
+    assert table.rows[0]["regret_5"] == 0.0
+
+
+def test_a_partial_correlation_is_read_by_its_interval(data):
+    found = data["agreement"]["losses"]["fvu"]["partial"]
+    found["given_log_norm"] = {"value": 0.5, "low": 0.2, "high": 0.7, "p": 0.01}
+    readings = [row["reading"] for row in partial_table(data["agreement"]).rows[:3]]
+    assert readings == ["covers 0", "clear of 0", None]
+
+
+def test_rules_come_early_to_late_and_then_the_score(data):
+    data["agreement"]["rules"] = dict(sorted(data["agreement"]["rules"].items()))
+    assert [row["rule"] for row in rule_table(data["agreement"]).rows] == ["Early", "Middle", "Late", "geometry score"]
+
+
+def test_variants_and_stability_are_named_in_words(data):
+    assert variant_table(data["score"]).rows[0]["variant"] == "geometry score S (paper)"
+    assert [row["spearman"] for row in stability_table(data["score"]).rows] == [0.998, 0.991, 0.999]
