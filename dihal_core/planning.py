@@ -109,7 +109,7 @@ def plan_study(settings: StudySettings, home: Path) -> list[dict[str, Any]]:
     for name, stage in STAGES.items():
         units = units_of(name, settings)
         asked = list(units) if units is not None else [None]
-        missing = [source for source in stage.inputs if source not in records]
+        missing = [source for source in (*stage.inputs, *stage.after) if source not in records]
         made: dict[Any, StageRecord] = {}
         reasons: list[str] = []
         if missing:

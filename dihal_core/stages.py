@@ -49,6 +49,8 @@ class Stage:
     libraries: tuple[str, ...]
     unit: str | None = None
     """What one task run stands for (`layer`, `asset`, `set`); None for a single run."""
+    after: tuple[str, ...] = ()
+    """Stages that decide a value in the key (the chosen layer) without being an input."""
     writes: str = ""
     """What the store holds, for the README table and the UI."""
 
@@ -156,6 +158,7 @@ STAGES: dict[str, Stage] = {
             reads=(*BACKBONE, "replace", "bridge", "compute.device"),
             inputs=("assets", "corpus"),
             libraries=TORCH,
+            after=("score",),
             writes="trained bridge and controls at the chosen layer (safetensors), curves, ledger",
         ),
         Stage(

@@ -83,7 +83,7 @@ class StudyRun:
         else:
             self.reasons.append((request.label, explain(request, status)))
             made = status.record
-        upstream = [future for name in STAGES[stage].inputs for future in self.futures.get(name, [])]
+        upstream = [future for name in (*STAGES[stage].inputs, *STAGES[stage].after) for future in self.futures.get(name, [])]
         future = TASKS[stage].with_options(refresh_cache=made is None).submit(request.to_json(), wait_for=upstream)
         self.futures[stage].append(future)
         return request, made, future

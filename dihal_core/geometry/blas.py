@@ -128,8 +128,10 @@ def whiten_rows(r_DD: np.ndarray, x_ND: np.ndarray) -> np.ndarray:
 class _ThreadLimit:
     """One limit for all BLAS libraries of the process, shared by everyone who asks for the same number.
 
-    threadpoolctl's limits are process-wide: a layer that finishes first must not lift the limit of
-    one that still runs, since results depend on it in the last bits.
+    OpenBLAS has one pool of threads per process: a layer that finishes first must not lift the limit of
+    one that still runs, since results depend on it in the last bits. threadpoolctl lets only the thread
+    that came first change the limit and ignores all others silently, so it is told to forget that
+    thread, and the limit is read back.
     """
 
     def __init__(self) -> None:
@@ -141,17 +143,31 @@ class _ThreadLimit:
         with self.changed:
             self.changed.wait_for(lambda: self.holders == 0 or self.threads == threads)
             if self.holders == 0:
+                _forget_controlling_thread()
                 self.limits = threadpoolctl.threadpool_limits(threads, user_api="blas")
                 self.threads = threads
+                found = {info["num_threads"] for info in threadpoolctl.threadpool_info() if info["user_api"] == "blas"}
+                if max(found, default=threads) > threads:
+                    raise ResourceError(
+                        f"BLAS uses {max(found)} threads although {threads} were asked for; "
+                        f"set OPENBLAS_NUM_THREADS={threads} (or MKL_NUM_THREADS) before starting"
+                    )
             self.holders += 1
 
     def release(self) -> None:
         with self.changed:
             self.holders -= 1
             if self.holders == 0 and self.limits is not None:
+                _forget_controlling_thread()
                 self.limits.restore_original_limits()
                 self.limits = None
             self.changed.notify_all()
+
+
+def _forget_controlling_thread() -> None:
+    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    if controller is not None and hasattr(controller, "clear_controlling_thread"):
+        controller.clear_controlling_thread(force=True)
 
 
 _LIMIT = _ThreadLimit()

@@ -48,6 +48,8 @@ def list_depth(pool_rows: int, sample_rows: int, k: int) -> int | None:
     standard deviations below the mean. None where lists would be as long as the subsample: a direct
     search is cheaper then.
     """
+    if sample_rows > pool_rows:
+        return None
     share = (sample_rows - 1) / (pool_rows - 1)
     depth = k
     while depth * share - 4.0 * np.sqrt(depth * share * (1.0 - share)) < k and depth < pool_rows - 1:

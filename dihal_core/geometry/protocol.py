@@ -123,7 +123,11 @@ def _measure_all(context: Any, layer_pool: LayerPool, draws: list[Draw]) -> list
             rows_n = draw_rows(seed, draw, len(layer_pool.rows_ND))
             sample = layer_pool.sample(rows_n, draw_pairs(seed, draw, settings.num_pairs))
             measured.append(
-                {"group": draw.group, "index": draw.index, **_finite(measure_sample(sample, settings), layer_pool, draw)}
+                {
+                    "group": draw.group,
+                    "index": draw.index,
+                    **_finite(measure_sample(sample, settings), layer_pool, draw),
+                }
             )
             context.progress(len(rows) + len(measured), len(draws), "subsamples")
         context.store.commit(unit, {"rows": measured})

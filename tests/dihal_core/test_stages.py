@@ -24,7 +24,7 @@ def sweep_request(tmp_path, layer=3, activations="a1", **overrides):
 def test_every_input_of_a_stage_is_an_earlier_stage():
     names = list(STAGES)
     for position, stage in enumerate(STAGES.values()):
-        assert set(stage.inputs) <= set(names[:position])
+        assert set(stage.inputs) | set(stage.after) <= set(names[:position])
 
 
 def test_the_same_request_has_the_same_key_and_every_read_changes_it(tmp_path):

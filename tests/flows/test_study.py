@@ -134,7 +134,7 @@ def test_one_failed_layer_leaves_a_gap_and_a_rerun_fills_it(copied):
     assert state.name == "Partial"
     assert set(result["failed_layers"]) == {"L02"}
     study = json.loads((Path(result["folder"]) / "study.json").read_bytes())
-    assert study["agreement"]["missing_layers"] == [2]
+    assert study["results"]["agreement"]["missing_layers"] == [2]
     report = (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
     assert "layer 2" in report.lower()
 

@@ -72,3 +72,16 @@ def all_pairs():
         return pairs[np.sort(rng.permutation(len(pairs))[:limit])]
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def geometry_records(script, tmp_path_factory):
+    """Geometry of layers 0..5 of a five-layer backbone."""
+    home = tmp_path_factory.mktemp("study")
+    activations = script.write_activations(home)
+    return {layer: script.build(home, activations, layer) for layer in script.LAYERS}
+
+
+@pytest.fixture(scope="session")
+def score_record(script, geometry_records, tmp_path_factory):
+    return script.build_scores(tmp_path_factory.mktemp("score"), geometry_records)

@@ -1,4 +1,7 @@
-"""A geometry stage on small stored activations, also as a program a test can kill: `geometry_script.py HOME LAYER STOP`."""
+"""A geometry stage on small stored activations, also as a program a test can kill: `geometry_script.py HOME LAYER STOP`.
+
+STOP is the progress at which it dies; a fraction means within the resampling of documents.
+"""
 
 import os
 import signal
@@ -12,6 +15,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from dihal_core.activations.names import GROUP, ROWS, pool_array
 from dihal_core.config import StudySettings
 from dihal_core.geometry.protocol import build_geometry
+from dihal_core.geometry.score import build_score
 from dihal_core.profiles import load_study
 from dihal_core.progress import silent
 from dihal_core.stages import STAGES, SettingsView, StageContext
@@ -58,6 +62,8 @@ def _bits(x_ND: np.ndarray) -> np.ndarray:
 def settings(**geometry) -> StudySettings:
     """The smoke profile with a protocol of several commit groups."""
     data = load_study("smoke").model_dump()
+    data["activations"] |= {"positions_per_sequence": 6}
+    data["backbone"] |= {"num_layers": 5}
     data["geometry"] |= {"large_count": 23, "large_size": 100, "small_count": 12, "small_size": 20, "num_pairs": 150}
     data["geometry"] |= {"bootstrap_replicates": 30, **geometry}
     return StudySettings.model_validate(data)
@@ -69,17 +75,31 @@ def context(home: Path, record: StageRecord, layer: int, study: StudySettings, p
     return StageContext(view, layer, {"activations": record}, {}, store, progress)
 
 
-def build(home: Path, record: StageRecord, layer: int, study: StudySettings | None = None, progress=silent) -> StageRecord:
+def build(
+    home: Path, record: StageRecord, layer: int, study: StudySettings | None = None, progress=silent
+) -> StageRecord:
     """Run the builder and finish its store."""
     made = context(home, record, layer, study or settings(), progress)
     return made.store.finalize(build_geometry(made), {}, layer)
 
 
+def score_context(home: Path, geometry: dict[int, StageRecord], study: StudySettings) -> StageContext:
+    view = SettingsView(study, "score", STAGES["score"].reads)
+    return StageContext(view, None, {"geometry": geometry}, {}, StageStore(home, "score", "k"), silent)
+
+
+def build_scores(home: Path, geometry: dict[int, StageRecord], study: StudySettings | None = None) -> StageRecord:
+    """Run the score builder and finish its store."""
+    made = score_context(home, geometry, study or settings())
+    return made.store.finalize(build_score(made), {}, None)
+
+
 if __name__ == "__main__":
-    home, layer, stop = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    home, layer, stop = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 
     def kill(done: float, total: float, unit: str) -> None:
-        if done >= stop:
+        resampling = done != int(done)
+        if (resampling and done >= stop) if stop != int(stop) else done >= stop:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store = home / "activations" / "k"

@@ -64,7 +64,9 @@ def test_an_even_median_of_curvature_is_the_mean_of_the_two_middle_values(slow_r
     pairs_M2 = all_pairs(14, rng)
     settings = GeometrySettings(k=3, eps=0.5, large_size=500)
     found = measure(x_ND, pairs_M2, settings)
-    assert found.curvature == pytest.approx(slow_reference(x_ND, pairs_M2, settings)["absolute"]["curvature"], rel=1e-12)
+    assert found.curvature == pytest.approx(
+        slow_reference(x_ND, pairs_M2, settings)["absolute"]["curvature"], rel=1e-12
+    )
 
 
 # ------------------------------------------------------------------------------ closed forms

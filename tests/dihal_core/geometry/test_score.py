@@ -1,0 +1,199 @@
+"""The score and the selected layer: by hand, under invariances, and from real geometry records."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dihal_core.errors import ArtifactError, ConfigError, NumericsError
+from dihal_core.geometry.proxies import PROXIES, measure
+from dihal_core.geometry.score import interval, score_layers, zscore
+from dihal_core.geometry.table import read_table
+
+
+def values(layers=6, samples=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: rng.lognormal(size=(layers, samples)) for name in PROXIES}
+
+
+def test_the_score_is_the_signed_sum_of_z_scores_by_hand():
+    found = score_layers(
+        {
+            "curvature": np.array([[1.0], [2.0], [3.0]]),
+            "monotonicity": np.array([[5.0], [5.0], [8.0]]),
+            "effective_rank": np.array([[2.0], [4.0], [6.0]]),
+        }
+    )
+    step = np.sqrt(1.5)
+    assert found.score_L == pytest.approx([-step + step - np.sqrt(0.5), -np.sqrt(0.5), np.sqrt(2.0)])
+    assert found.selected == 2
+    assert found.constant == ()
+
+
+def test_z_scores_are_taken_inside_each_subsample_before_the_mean():
+    plain = values()
+    scaled = {name: array * 10.0 ** np.arange(4) for name, array in plain.items()}
+    assert score_layers(scaled).score_LS == pytest.approx(score_layers(plain).score_LS, abs=1e-12)
+    assert score_layers(plain).score_L == pytest.approx(score_layers(plain).score_LS.mean(axis=1))
+
+
+def test_scores_sum_to_zero_and_follow_the_order_of_layers():
+    plain = values()
+    found = score_layers(plain)
+    assert found.score_LS.sum(axis=0) == pytest.approx(np.zeros(4), abs=1e-12)
+    order = np.random.default_rng(1).permutation(6)
+    moved = score_layers({name: array[order] for name, array in plain.items()})
+    assert moved.score_L == pytest.approx(found.score_L[order])
+
+
+def test_a_constant_proxy_contributes_nothing_and_is_named():
+    plain = values()
+    plain["monotonicity"] = np.full((6, 4), 0.1) * (1 + 1e-16)
+    found = score_layers(plain)
+    assert found.constant == ("monotonicity",)
+    assert found.score_LS == pytest.approx(zscore(plain["curvature"]) - zscore(plain["effective_rank"]))
+    flat = score_layers({name: np.ones((3, 2)) for name in PROXIES})
+    assert np.array_equal(flat.score_LS, np.zeros((3, 2)))
+
+
+def test_ties_go_to_the_lowest_layer():
+    tied = {name: np.array([[1.0], [3.0], [3.0]]) for name in ("curvature", "monotonicity")}
+    assert score_layers({**tied, "effective_rank": np.ones((3, 1))}).selected == 1
+
+
+def test_impossible_scores_are_refused():
+    with pytest.raises(NumericsError, match="curvature of layer position 2, subsample 1 is nan"):
+        broken = values()
+        broken["curvature"][2, 1] = np.nan
+        score_layers(broken)
+    with pytest.raises(ConfigError, match="one candidate layer has no z-score"):
+        score_layers(values(layers=1))
+    with pytest.raises(ConfigError, match="got proxies .'curvature'.; the score needs exactly"):
+        score_layers({"curvature": np.ones((3, 2))})
+    with pytest.raises(ConfigError, match="pass the same"):
+        score_layers({**values(), "curvature": np.ones((3, 2))})
+
+
+def test_intervals_are_percentiles_or_absent():
+    assert interval(0.5, np.linspace(0, 1, 101), 0.9) == {
+        "value": 0.5,
+        "low": pytest.approx(0.05),
+        "high": pytest.approx(0.95),
+    }
+    assert interval(0.5, np.zeros(0), 0.9) == {"value": 0.5, "low": None, "high": None}
+
+
+# ------------------------------------------------------------------------------ from records
+@pytest.fixture(scope="module")
+def score(score_record):
+    return json.loads((score_record.path / "score.json").read_bytes())
+
+
+def rows(score):
+    return {row["layer"]: row for row in score["layers"]}
+
+
+def test_the_recorded_score_is_that_of_the_tables(score, geometry_records):
+    tables = {layer: read_table(record)["large"] for layer, record in geometry_records.items()}
+    expected = score_layers({name: np.array([tables[layer][name] for layer in (1, 2, 3, 4)]) for name in PROXIES})
+    assert score["candidate_layers"] == [1, 2, 3, 4]
+    assert [rows(score)[layer]["score"]["value"] for layer in (1, 2, 3, 4)] == pytest.approx(expected.score_L)
+    assert score["selected_layer"] == 1 + int(np.argmax(expected.score_L))
+    assert rows(score)[score["selected_layer"]]["rank"] == 1
+    assert sorted(rows(score)[layer]["rank"] for layer in (1, 2, 3, 4)) == [1, 2, 3, 4]
+    assert rows(score)[2]["curvature"]["value"] == pytest.approx(tables[2]["curvature"].mean())
+
+
+def test_layer_zero_and_the_last_block_are_shown_but_never_scored(score, script, geometry_records, tmp_path):
+    for layer in (0, 5):
+        assert not rows(score)[layer]["candidate"]
+        assert rows(score)[layer]["score"] is None
+        assert rows(score)[layer]["curvature"]["value"] > 0
+    without = {layer: record for layer, record in geometry_records.items() if layer in (1, 2, 3, 4)}
+    alone = json.loads((script.build_scores(tmp_path, without).path / "score.json").read_bytes())
+    assert [rows(alone)[k]["score"] for k in (1, 2, 3, 4)] == [rows(score)[k]["score"] for k in (1, 2, 3, 4)]
+
+
+def test_intervals_enclose_the_value_and_probabilities_sum_to_one(score):
+    for row in score["layers"]:
+        for name in ("curvature", "monotonicity", "effective_rank", *(["score"] if row["candidate"] else [])):
+            assert row[name]["low"] < row[name]["value"] < row[name]["high"]
+    assert sum(score["selection_probability"].values()) == pytest.approx(1.0)
+    assert set(score["selection_probability"]) == {"1", "2", "3", "4"}
+    assert score["documents"] == 40
+    assert score["rows"] == 240
+
+
+def test_all_variants_are_there_and_the_outlier_layer_changes_without_its_outliers(score):
+    assert set(score["variants"]) == {
+        "raw", "eps_relative", "unit_trace", "unit_trace_without_outliers", "curvature", "monotonicity",
+        "minus_effective_rank", "depth", "minus_log_norm",
+    }  # fmt: skip
+    for variant in score["variants"].values():
+        assert list(variant["scores"]) == ["1", "2", "3", "4"]
+        best = max(variant["scores"].values())
+        assert variant["scores"][str(variant["selected"])] == best
+    assert score["variants"]["depth"]["selected"] == 1
+    assert score["variants"]["unit_trace"]["selected"] == 3
+    clean = score["variants"]["unit_trace_without_outliers"]["scores"]
+    assert score["variants"]["unit_trace"]["scores"]["3"] > 2 * abs(clean["3"])
+
+
+def test_the_unit_trace_variant_does_not_see_the_scale_of_layers(script, geometry_records, tmp_path):
+    """Layers 1, 2 and 4 hold states of one shape at growing scales: raw prefers small norms, unit trace does not care."""
+    x_ND = script.states(2)
+    record = script.write_activations(tmp_path, {k: c * x_ND for k, c in ((1, 1.0), (2, 4.0), (3, 16.0), (4, 64.0))})
+    study = script.settings(eps=1e-12)
+    geometry = {layer: script.build(tmp_path, record, layer, study) for layer in (1, 2, 3, 4)}
+    found = json.loads((script.build_scores(tmp_path, geometry, study).path / "score.json").read_bytes())
+    assert found["selected_layer"] == 1
+    assert [rows(found)[k]["rank"] for k in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    assert list(found["variants"]["unit_trace"]["scores"].values()) == pytest.approx([0.0] * 4, abs=1e-9)
+    assert any("effective_rank does not vary" in flag for flag in found["flags"])
+    assert any("Spearman of S with the log mean norm is -1.00" in flag for flag in found["flags"])
+
+
+def test_flags_name_what_a_reader_should_doubt(score):
+    text = " ".join(score["flags"])
+    assert "Layer 3: up to 5 outlier rows carry up to" in text
+    assert "Layer 0: up to" in text
+    assert "identical twin" in text
+    assert "Layer 3: one dimension (7)" in text
+
+
+def test_stability_compares_subsamples_and_sizes(score):
+    for name in ("large", "small", "large_vs_small"):
+        assert -1 <= score["stability"][name]["kendall"] <= score["stability"][name]["spearman"] <= 1
+    assert sum(score["stability"]["large"]["selected"].values()) == pytest.approx(1.0)
+
+
+def test_a_missing_candidate_is_an_error_that_names_it(script, geometry_records, tmp_path):
+    partial = {layer: record for layer, record in geometry_records.items() if layer != 2}
+    with pytest.raises(ArtifactError, match=r"candidate layers \[2\] is missing"):
+        script.build_scores(tmp_path, partial)
+
+
+def test_few_documents_give_null_bounds_and_a_flag(script, tmp_path):
+    home = tmp_path / "few"
+    x = {layer: script.states(layer)[:42] for layer in (1, 2, 3, 4)}
+    record = script.write_activations(home, x)
+    study = script.settings(large_size=36, small_size=20)
+    geometry = {layer: script.build(home, record, layer, study) for layer in x}
+    found = json.loads((script.build_scores(home, geometry, study).path / "score.json").read_bytes())
+    assert found["documents"] == 7
+    assert rows(found)[1]["score"]["low"] is None
+    assert found["selection_probability"]["1"] is None
+    assert any("7 documents are too few to resample" in flag for flag in found["flags"])
+
+
+def test_two_builds_have_equal_bytes(script, geometry_records, score_record, tmp_path):
+    assert script.build_scores(tmp_path, geometry_records).digest == score_record.digest
+
+
+def test_a_layer_measured_alone_and_scored_equals_measure_and_score(script, geometry_records):
+    """The two public entries fit together: arrays of several layers in, scores out."""
+    pairs = np.stack([np.arange(100), np.arange(100) + 100], axis=1)
+    study = script.settings()
+    found = [measure(script.states(layer), pairs, study.geometry, f"layer {layer}") for layer in (1, 2, 3, 4)]
+    scores = score_layers({name: np.array([[p.absolute[name]] for p in found]) for name in PROXIES})
+    assert scores.selected == 0

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+
+from dihal_core.bridges.arms import own_state
+from dihal_core.errors import NumericsError
+from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.loop import train
+from dihal_core.training.losses import validation_errors
+
+TRAIN = np.arange(30)
+
+
+def weights(arms):
+    return {f"{name}/{key}": value for name, arm in arms.items() for key, value in own_state(arm).items()}
+
+
+def assert_equal_bits(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("stop", [1, 3, 4, 7, 9])
+def test_resumed_equals_uninterrupted(make_arms, source, training, tmp_path, stop_at, optimizer, stop):
+    Stopped, listener = stop_at
+    settings = training.model_copy(update={"optimizer": optimizer})
+
+    def run(folder, **more):
+        arms = make_arms("bridge", "regressor")
+        observe = lambda: {name: {"norm": float(arm.denoiser.out.weight.detach().norm())} for name, arm in arms.items()}  # noqa: E731
+        runs = train(
+            arms, source, TRAIN, settings, 0, "layer 2", Checkpoints(tmp_path / folder), observe=observe, **more
+        )
+        return weights(arms), {name: (r.ledger, r.curve, r.observations) for name, r in runs.items()}
+
+    straight = run("straight")
+    with pytest.raises(Stopped):
+        run("stopped", progress=listener(stop))
+    resumed = run("stopped")
+    assert_equal_bits(straight[0], resumed[0])
+    assert straight[1] == resumed[1]
+    assert [point["step"] for point in straight[1]["bridge"][2]] == [3, 6, 9]
+
+
+def test_an_arm_trains_the_same_alone_and_beside_another(make_arms, source, training):
+    together, alone = make_arms("bridge", "regressor"), make_arms("regressor")
+    train(together, source, TRAIN, training, 0, "layer 2")
+    train(alone, source, TRAIN, training, 0, "layer 2")
+    assert_equal_bits(weights(alone), {k: v for k, v in weights(together).items() if k.startswith("regressor")})
+
+
+def test_another_seed_trains_another_model(make_arms, source, training):
+    made = []
+    for seed in (0, 1):
+        arms = make_arms("bridge")
+        train(arms, source, TRAIN, training, seed, "layer 2")
+        made.append(arms["bridge"].denoiser.out.weight)
+    assert not torch.equal(*made)
+
+
+def test_training_improves_on_the_ridge_and_leaves_the_frame_alone(make_arms, fitted, training):
+    source, facts = fitted
+    arms = make_arms("bridge", "regressor", "ridge")
+    frame = {name: value.clone() for name, value in source.frame.state_dict().items()}
+    settings = training.model_copy(update={"epochs": 8.0, "learning_rate": 5e-3})
+    learning = {name: arms[name] for name in ("bridge", "regressor")}
+    runs = train(learning, source, TRAIN, settings, 0, "layer 2")
+    errors = validation_errors(arms, source, TRAIN, facts, 4.0)
+    fvu = {name: errors.summary(name)["fvu"] for name in arms}
+    assert fvu["bridge"] < fvu["ridge"]
+    assert fvu["regressor"] < fvu["ridge"]
+    assert len(runs["bridge"].curve) == 60
+    for name, value in source.frame.state_dict().items():
+        assert torch.equal(value, frame[name]), name
+    assert not any(p.requires_grad for arm in arms.values() for p in arm.parameters())
+
+
+def test_curve_and_ledger_count_the_states_that_entered_the_loss(make_arms, source, training):
+    runs = train(make_arms("bridge"), source, TRAIN, training, 0, "layer 2")
+    run = runs["bridge"]
+    assert run.ledger.steps == 9
+    assert [point["step"] for point in run.curve] == list(range(1, 10))
+    assert run.curve[-1]["tokens"] == run.ledger.tokens
+    one_pass = int((source.windows.lengths_N[:30] - 1).sum())
+    assert one_pass < run.ledger.tokens < 1.4 * one_pass
+
+
+def test_a_diverging_loss_names_layer_arm_and_step_and_keeps_the_checkpoint(make_arms, source, training, tmp_path):
+    arms = make_arms("bridge")
+
+    def poison(done, total, unit):
+        if done == 4:
+            with torch.no_grad():
+                arms["bridge"].denoiser.out.bias[0] = float("nan")
+
+    with pytest.raises(NumericsError, match="layer 2, bridge: loss is nan at step 5 of 9"):
+        train(arms, source, TRAIN, training, 0, "layer 2", Checkpoints(tmp_path), poison)
+    tensors, facts = Checkpoints(tmp_path).load()
+    assert facts["done"] == 3
+    assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
+
+
+def test_bfloat16_autocast_trains_to_about_the_same_loss(make_arms, source, training):
+    ends = []
+    for autocast in ("float32", "bfloat16"):
+        runs = train(
+            make_arms("bridge"), source, TRAIN, training.model_copy(update={"autocast": autocast}), 0, "layer 2"
+        )
+        ends.append(runs["bridge"].curve[-1]["loss"])
+    assert ends[0] == pytest.approx(ends[1], rel=0.02)

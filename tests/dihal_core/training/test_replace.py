@@ -1,0 +1,65 @@
+import json
+
+import pytest
+import torch
+
+from dihal_core.bridges.arms import load_arms
+from dihal_core.errors import ConfigError
+from dihal_core.stages import ensure, find
+
+
+@pytest.fixture(scope="module")
+def finished(study, smoke):
+    """The full training of the smoke study at layer 2."""
+    from dihal_core.stages import STAGES, make_request
+
+    home, records = study
+    inputs = {name: records[name] for name in STAGES["replace"].inputs}
+    record = ensure(make_request("replace", smoke, inputs, home, None, {"layer": 2}))
+    return record, json.loads((record.path / "replace.json").read_bytes())
+
+
+def test_the_result_has_arms_curves_and_validation(finished, smoke):
+    _, result = finished
+    assert result["layer"] == 2
+    assert set(result["arms"]) == {"bridge", "regressor", "ridge", "skip"}
+    for name in ("bridge", "regressor"):
+        assert result["arms"][name]["steps"] == 6
+        assert result["curve"][name][-1]["step"] == 6
+        assert [point["step"] for point in result["validation_curve"][name]] == [2, 4, 6]
+        assert result["validation_curve"][name][-1]["fvu"] == pytest.approx(result["arms"][name]["fvu"], rel=1e-12)
+    assert result["arms"]["ridge"]["steps"] == 0
+    assert result["validation"]["windows"] >= 1
+    assert result["validation"]["windows"] + result["train"]["windows"] == smoke.replace.num_sequences
+
+
+def test_the_saved_arms_predict(finished, smoke, backbone):
+    record, _ = finished
+    arms = load_arms(record.path / "arms")
+    embeddings = torch.randn(2, 12, smoke.backbone.hidden_size)
+    for arm in arms.values():
+        assert torch.isfinite(arm.predict(embeddings, steps=2)).all()
+
+
+@pytest.mark.parametrize("call", [1, 4, 6, 8, 9])
+def test_a_killed_training_resumes_to_the_same_bytes(finished, request_in, smoke, stop_at, call):
+    Stopped, listener = stop_at
+    request = request_in("replace", smoke, values={"layer": 2}, home=f"stopped-{call}")
+    with pytest.raises(Stopped):
+        ensure(request, listener(call))
+    assert find(request).state == "partial"
+    record = ensure(request)
+    assert record.digest == finished[0].digest
+    assert not list(record.path.rglob("*checkpoint*"))
+
+
+def test_the_regressor_can_be_left_out(request_in, smoke):
+    settings = smoke.model_copy(update={"replace": smoke.replace.model_copy(update={"regressor": False})})
+    record = ensure(request_in("replace", settings, values={"layer": 2}))
+    assert set(load_arms(record.path / "arms")) == {"bridge", "ridge", "skip"}
+
+
+@pytest.mark.parametrize("layer", [0, 4, None, "2"])
+def test_a_layer_no_bridge_can_enter_is_refused(request_in, smoke, layer):
+    with pytest.raises(ConfigError, match=r"is outside 1\.\.3"):
+        ensure(request_in("replace", smoke, values={"layer": layer}))
