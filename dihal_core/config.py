@@ -129,7 +129,9 @@ class GeometrySettings(Settings):
         sizes = [("large_size", self.large_size)] + ([("small_size", self.small_size)] if self.small_count else [])
         for name, size in sizes:
             if size < self.k + 2:
-                raise ValueError(f"{name} {size} is too small for k = {self.k}; at least k + 2 = {self.k + 2} rows are needed")
+                raise ValueError(
+                    f"{name} {size} is too small for k = {self.k}; at least k + 2 = {self.k + 2} rows are needed"
+                )
             if self.num_pairs > size * (size - 1) // 2:
                 raise ValueError(
                     f"num_pairs {self.num_pairs} exceeds the {size * (size - 1) // 2} pairs of {name} {size}; lower it"
@@ -199,7 +201,9 @@ class SweepSettings(Settings):
         16, ge=0, description="Validation windows pushed through the suffix for KL/NLL at every layer (ours)."
     )
     outlier_ratio: float = Field(
-        4.0, gt=1, description="Tokens with a norm above this times the median are outliers: FVU with and without (ours)."
+        4.0,
+        gt=1,
+        description="Tokens with a norm above this times the median are outliers: FVU with and without (ours).",
     )
     threads: int = Field(1, ge=1, le=256, description="Intra-op threads per layer; part of the key.")
 
@@ -214,7 +218,9 @@ class ReplaceSettings(Settings):
     )
     training: TrainingSettings
     outlier_ratio: float = Field(
-        4.0, gt=1, description="Tokens with a norm above this times the median are outliers: FVU with and without (ours)."
+        4.0,
+        gt=1,
+        description="Tokens with a norm above this times the median are outliers: FVU with and without (ours).",
     )
     regressor: bool = Field(True, description="Also train the deterministic regressor on the same batches (ours).")
     threads: int = Field(2, ge=1, le=256, description="Intra-op threads.")

@@ -38,7 +38,7 @@ class ArrayAppender:
         self.next_row = first_row
         self._drop_until = -(-first_row // chunk_rows) * chunk_rows
         self._handle: BinaryIO | None = None
-        self._path: Path | None = None
+        self._path = group
         self._checksum = 0
 
     def append(self, rows: np.ndarray) -> int:
@@ -77,11 +77,12 @@ class ArrayAppender:
         missing = -self.next_row % self.chunk_rows
         if missing:
             self._write(np.zeros((missing, *self.shape[1:]), dtype="<u2"))
-        self._handle.write(self._checksum.to_bytes(CHECKSUM_BYTES, "little"))
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
-        self._handle.close()
-        self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with handle:
+                handle.write(self._checksum.to_bytes(CHECKSUM_BYTES, "little"))
+                handle.flush()
+                os.fsync(handle.fileno())
         os.replace(self._path.with_name(f"{self._path.name}.tmp"), self._path)
 
 

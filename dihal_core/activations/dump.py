@@ -5,7 +5,7 @@ when its chunks are on disk, and a resumed run redoes whole units, bit for bit.
 Letters: N windows, T positions, M pool rows.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,9 +31,9 @@ def build_activations(context: StageContext) -> dict[str, Any]:
     NumericsError
         If a state is not finite, or recomputed states differ from the stored ones.
     """
-    settings = context.settings
+    settings, inputs = context.settings, cast(Any, context.inputs)
     backbone_settings, chosen = settings.backbone, settings.activations
-    windows = load_windows(context.inputs["corpus"], "train")
+    windows = load_windows(inputs["corpus"], "train")
     candidates = candidate_layers(settings.score.first_layer, settings.score.last_layer, backbone_settings.num_layers)
     plan = make_plan(
         windows, chosen, candidates, backbone_settings.num_layers, backbone_settings.hidden_size, settings.seed
@@ -41,7 +41,7 @@ def build_activations(context: StageContext) -> dict[str, Any]:
     require_disk(context.store.path, _missing_bytes(plan, context.store), "the dump of hidden states")
     use_threads(chosen.threads)
     backbone = load_backbone(
-        backbone_settings, context.inputs["assets"], resolve_device(settings.compute.device), settings.seed
+        backbone_settings, inputs["assets"], resolve_device(settings.compute.device), settings.seed
     )
     facts = {
         "name": backbone_settings.name,

@@ -1,6 +1,7 @@
 """Proof that a dump holds what the model says: recompute a sample, read it back through zarr, compare bits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -29,7 +30,7 @@ def verify(backbone: Backbone, plan: DumpPlan, group: Path, seed: int) -> dict[s
     NumericsError
         If a stored state differs from the recomputed one, naming layer and sequence.
     """
-    root = zarr.open_group(group, mode="r")
+    root: Any = zarr.open_group(group, mode="r")
     rows, whole = 0, 0
     for start in _sampled_starts(plan, seed):
         stop = min(start + plan.batch_sequences, plan.windows)

@@ -6,6 +6,7 @@ Letters: B windows, T positions, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,11 +24,11 @@ class Backbone:
     """
 
     def __init__(self, model: nn.Module, family: Family, name: str):
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)
         self.name = name
         self._family = family
-        self._base = model.base_model
-        self._softcap = getattr(model.config, "final_logit_softcapping", None)
+        self._base: Any = self.model.base_model
+        self._softcap = getattr(self.model.config, "final_logit_softcapping", None)
 
     @property
     def num_layers(self) -> int:

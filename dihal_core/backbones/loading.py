@@ -101,7 +101,7 @@ def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -
     log.info("loading %s from %s", backbone.name, place.label)
     try:
         with quiet_transformers(), _quiet_gguf():
-            model, facts = AutoModelForCausalLM.from_pretrained(place.where, output_loading_info=True, **arguments)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place.where, output_loading_info=True, **arguments)
     except Exception as error:
         reason = f"{place.label} could not be loaded ({type(error).__name__}: {_last_line(error)})"
         if backbone.source == "hub" and "connect" in str(error):
@@ -109,6 +109,7 @@ def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -
         raise AssetError(
             f"{reason}; it may be incomplete or lack safetensors weights: fetch it again (assets: `dihal setup`)"
         ) from error
+    model, facts = loaded
     for problem in ("missing_keys", "mismatched_keys"):
         if facts.get(problem):
             names = ", ".join(sorted(str(name) for name in facts[problem])[:3])
@@ -124,12 +125,12 @@ def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -
 @contextlib.contextmanager
 def _quiet_gguf() -> Iterator[None]:
     """Let the GGUF reader's progress bar obey transformers' own switch, which it does not by itself."""
-    original = modeling_gguf_pytorch_utils.tqdm
-    modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
+    reader: Any = modeling_gguf_pytorch_utils
+    original, reader.tqdm = reader.tqdm, transformers_logging.tqdm
     try:
         yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = original
+        reader.tqdm = original
 
 
 def _refuse_pickles(place: Location, backbone: BackboneSettings) -> None:
@@ -145,7 +146,7 @@ def _refuse_pickles(place: Location, backbone: BackboneSettings) -> None:
         )
 
 
-def _check_shapes(model: nn.Module, backbone: BackboneSettings) -> None:
+def _check_shapes(model: Any, backbone: BackboneSettings) -> None:
     config = model.config
     found = {
         "model_type": config.model_type,

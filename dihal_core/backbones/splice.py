@@ -10,6 +10,7 @@ Letters: B windows, T positions, D hidden size.
 import collections
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ Visit = Callable[[int, torch.Tensor], None]
 """Called with (layer index, hidden_BTD) as soon as a state exists."""
 
 
-def shallow_copy(module: nn.Module) -> nn.Module:
+def shallow_copy(module: nn.Module) -> Any:
     """Return a copy that shares parameters and children but has its own registries and no hooks."""
     twin = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
@@ -43,7 +44,7 @@ def take_prefix(base: nn.Module, layers: str, norm: str, count: int, visit: Visi
     return twin
 
 
-def take_suffix(base: nn.Module, layers: str, first: int) -> nn.Module:
+def take_suffix(base: Any, layers: str, first: int) -> nn.Module:
     """Return a copy of `base` with blocks `first + 1`.. and the final norm, for use with `inputs_embeds`.
 
     The per-layer lists of the config are cut along, and block indices (cache slots) start at 0.
@@ -60,7 +61,7 @@ def take_suffix(base: nn.Module, layers: str, first: int) -> nn.Module:
     return twin
 
 
-def drop_position_embedding(suffix: nn.Module) -> None:
+def drop_position_embedding(suffix: Any) -> None:
     """GPT-2 adds position embeddings to whatever enters; a hidden state has them already."""
     suffix.wpe = _ZeroEmbedding(suffix.wpe.embedding_dim, suffix.wpe.weight.dtype)
 

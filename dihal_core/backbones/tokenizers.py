@@ -127,7 +127,7 @@ def separator_id(tokenizer: "PreTrainedTokenizerFast", backbone: BackboneSetting
 def pad_id(tokenizer: "PreTrainedTokenizerFast", backbone: BackboneSettings) -> int:
     """Return the id written behind short windows: the pad token if there is one, else the separator."""
     pad = tokenizer.pad_token_id
-    return separator_id(tokenizer, backbone) if pad is None else int(pad)
+    return pad if isinstance(pad, int) else separator_id(tokenizer, backbone)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ Letters: B windows of a batch, T positions, D hidden size.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,15 +37,15 @@ def build_evaluation(context: StageContext) -> dict[str, Any]:
     NumericsError
         If a prediction is not finite.
     """
-    settings, name = context.settings, str(context.unit)
+    settings, name, inputs = context.settings, str(context.unit), cast(Any, context.inputs)
     chosen = settings.evaluation
-    windows = load_windows(context.inputs["corpus"], name)
+    windows = load_windows(inputs["corpus"], name)
     if not len(windows):
         raise ConfigError(f"evaluation set {name!r} holds no windows; raise corpus.num_{name} and run the study again")
     use_threads(chosen.threads)
     device = resolve_device(settings.compute.device)
-    backbone = load_backbone(settings.backbone, context.inputs["assets"], device, settings.seed)
-    folder = context.inputs["replace"].path
+    backbone = load_backbone(settings.backbone, inputs["assets"], device, settings.seed)
+    folder = inputs["replace"].path
     layer = int(json.loads((folder / "replace.json").read_bytes())["layer"])
     arms = load_arms(folder / "arms", device)
     probe_BT = _batch(windows, 0, min(PROBED_WINDOWS, len(windows)))

@@ -47,6 +47,12 @@ class LayerPool:
             self._pool = GramPool(self.rows_ND, self.settings.k, self.settings.large_size, self.label)
         return self._pool
 
+    def prepare(self) -> bool:
+        """Make the shared Gram matrix now, if there is to be one and it was not made yet; say whether it was."""
+        if self._pool is not None or not self.fits:
+            return False
+        return self.pool is not None
+
     def sample(self, rows_n: np.ndarray, pairs_M2: np.ndarray) -> Sample:
         """Measure the rows `rows_n`; pairs are positions within them."""
         if self.fits:
@@ -74,12 +80,13 @@ def build_geometry(context: Any) -> dict[str, Any]:
 def _build(context: Any) -> dict[str, Any]:
     settings, seed, layer = context.settings.geometry, context.settings.seed, int(context.unit)
     label = f"layer {layer}"
+    draws = protocol_draws(settings)
+    context.progress(0, len(draws), "subsamples")
     activations: Pool = load_pool(context.inputs["activations"], layer)
+    context.progress(0, len(draws), "subsamples")
     require_finite(activations.rows_ND, label)
     _, document_N = np.unique(activations.document_N, return_inverse=True)
     layer_pool = LayerPool(activations.rows_ND, settings, label)
-    draws = protocol_draws(settings)
-    context.progress(0, len(draws), "subsamples")
 
     rows = _measure_all(context, layer_pool, draws)
     large = [row for row in rows if row["group"] == "large"]
@@ -118,7 +125,9 @@ def _measure_all(context: Any, layer_pool: LayerPool, draws: list[Draw]) -> list
         if unit in committed:
             rows += committed[unit]["rows"]
             continue
-        measured = []
+        measured: list[Row] = []
+        if layer_pool.prepare():
+            context.progress(len(rows), len(draws), "subsamples")
         for draw in group:
             rows_n = draw_rows(seed, draw, len(layer_pool.rows_ND))
             sample = layer_pool.sample(rows_n, draw_pairs(seed, draw, settings.num_pairs))

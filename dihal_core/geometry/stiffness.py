@@ -18,7 +18,7 @@ from dihal_core.geometry.blas import cholesky, inverse_from_cholesky, whiten_row
 
 PIVOT_RATIO = 1e-11
 """Squared pivots of the Cholesky factor below this share of the largest are too close to rounding."""
-DUAL_ERROR = 1e-11
+DUAL_ERROR = 1e-10
 """Largest estimated error of a dual numerator (of order 1) that is accepted from the Cholesky factor."""
 PROBES = 64
 SAFETY = 32.0

@@ -6,7 +6,7 @@ be caught. Trained weights are probed again before evaluation.
 Letters: B windows, T positions, D hidden size, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,11 +33,11 @@ def build_gates(context: StageContext) -> dict[str, Any]:
     GateError
         If a splice is not exact, a bridge leaks, or the leaky control is not caught.
     """
-    settings = context.settings
+    settings, inputs = context.settings, cast(Any, context.inputs)
     use_threads(settings.activations.threads)
     device = resolve_device(settings.compute.device)
-    backbone = load_backbone(settings.backbone, context.inputs["assets"], device, settings.seed)
-    windows = load_windows(context.inputs["corpus"], "train")
+    backbone = load_backbone(settings.backbone, inputs["assets"], device, settings.seed)
+    windows = load_windows(inputs["corpus"], "train")
     longest_B = np.argsort(-windows.lengths_N[: 16 * WINDOWS], kind="stable")[:WINDOWS]
     tokens_BT = torch.from_numpy(np.asarray(windows.tokens_NT[np.sort(longest_B)], dtype=np.int64))
     splice = splice_gate(backbone, tokens_BT, context.progress)

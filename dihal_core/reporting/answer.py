@@ -16,7 +16,14 @@ from dihal_core.reporting.questions import (
     where_answer,
 )
 from dihal_core.reporting.results import Json, StudyResults
-from dihal_core.reporting.sentences import control_sentences, either, gap_sentence, quality_sentences, sweep_sentence
+from dihal_core.reporting.sentences import (
+    control_sentences,
+    either,
+    gap_sentence,
+    quality_sentences,
+    sweep_sentence,
+    where_sentence,
+)
 
 
 def build_answer(results: StudyResults) -> Json:
@@ -26,7 +33,7 @@ def build_answer(results: StudyResults) -> Json:
     predicted = predicted_answer(results.agreement) if results.agreement else None
     hybrid = hybrid_answer(results.evaluations)
     quality = quality_sentences(hybrid)
-    sentences = [*control_sentences(predicted), *quality]
+    sentences = [*control_sentences(predicted), *where_sentence(where), *quality]
     sweep = sweep_sentence(results.sweeps)
     if sweep is not None:
         sentences.append(sweep)

@@ -138,7 +138,7 @@ def draw_predictors(agreement: Json, loss: str = HEADLINE_LOSS) -> Figure:
     """Draw the rank correlation of every predictor, best on top; the score carries its interval."""
     block: dict[str, Any] = agreement["losses"].get(loss) or {}
     found = {name: value_of(item.get("spearman")) for name, item in (block.get("predictors") or {}).items()}
-    order = sorted((name for name in found if found[name] is not None), key=lambda name: found[name] or 0.0)
+    order = sorted((name for name in found if found[name] is not None), key=lambda name: -(found[name] or 0.0))[::-1]
     if not order:
         return note(new_figure(7.6, 1.6), "No predictor could be compared.")
     figure = new_figure(9.2, 0.7 + 0.27 * len(order))

@@ -22,12 +22,21 @@ from dihal_core.reporting.results import Json
 
 
 def draw_training(replace: Json) -> Figure:
-    """Draw the training loss of every trained arm against tokens seen, with a running mean over the noisy curve."""
+    """Draw training loss against tokens (with a mean over the noisy curve) and, where recorded, FVU on validation."""
     curves = {arm: points for arm, points in (replace.get("curve") or {}).items() if points}
     if not curves:
         return note(new_figure(7.6, 1.6), "No training curve was recorded.")
+    validation = {arm: points for arm, points in (replace.get("validation_curve") or {}).items() if points}
     figure = new_figure(9.2, 2.9)
-    axes = dress(figure.subplots(), "training loss at the chosen layer", "tokens seen", "loss")
+    panels = figure.subplots(1, 2, width_ratios=(1.7, 1)) if validation else [figure.subplots()]
+    _training_panel(panels[0], curves)
+    if validation:
+        _validation_panel(panels[1], validation, replace.get("arms") or {})
+    return figure
+
+
+def _training_panel(axes: Axes, curves: Mapping[str, Sequence[Json]]) -> None:
+    dress(axes, "training loss at the chosen layer", "tokens seen", "loss")
     lowest, highest = float("inf"), 0.0
     for arm in ordered_arms(list(curves)):
         points = [(p["tokens"], p["loss"]) for p in curves[arm] if value_of(p.get("loss")) is not None]
@@ -35,10 +44,9 @@ def draw_training(replace: Json) -> Figure:
         kind = arm_kind(arm)
         colour = LIGHT[ARM_ROLES.get(kind, "skip")]
         axes.plot(tokens, losses, color=colour, linewidth=0.7, alpha=0.35, zorder=2)
-        final = number(((replace.get("arms") or {}).get(arm) or {}).get("fvu"))
         axes.plot(
             tokens, _running_mean(losses, len(losses) // 40), color=colour, linewidth=1.7,
-            linestyle=ARM_LINES.get(kind, "-"), label=plain(f"{ARM_LABELS.get(kind, arm)}, validation FVU {final}"), zorder=3,
+            linestyle=ARM_LINES.get(kind, "-"), label=plain(ARM_LABELS.get(kind, arm)), zorder=3,
         )  # fmt: skip
         lowest, highest = min([lowest, *losses]), max([highest, *losses])
     if lowest > 0 and highest / lowest > 10:
@@ -47,8 +55,27 @@ def draw_training(replace: Json) -> Figure:
         linear_axis(axes)
     linear_axis(axes, "x", 6)
     axes.xaxis.set_major_formatter(_thousands)
-    legend(axes, loc="upper right")
-    return figure
+    legend(axes, loc="best")
+
+
+def _validation_panel(axes: Axes, curves: Mapping[str, Sequence[Json]], arms: Mapping[str, Json | None]) -> None:
+    """Draw FVU on validation against steps; the ridge map, which takes no steps, is a level line."""
+    dress(axes, "FVU on validation", "steps", "FVU")
+    for arm in ordered_arms(list(curves)):
+        points = [(p["step"], p["fvu"]) for p in curves[arm] if value_of(p.get("fvu")) is not None]
+        kind = arm_kind(arm)
+        axes.plot(
+            [p[0] for p in points], [p[1] for p in points], color=LIGHT[ARM_ROLES.get(kind, "skip")], linewidth=1.5,
+            linestyle=ARM_LINES.get(kind, "-"), marker=ARM_MARKERS.get(kind, "o"), markersize=3.2, zorder=3,
+        )  # fmt: skip
+    ridge = value_of((arms.get("ridge") or {}).get("fvu"))
+    if ridge is not None:
+        axes.axhline(
+            ridge, color=LIGHT["ridge"], linestyle=ARM_LINES["ridge"], linewidth=1.5, label=ARM_LABELS["ridge"]
+        )
+    linear_axis(axes)
+    linear_axis(axes, "x")
+    legend(axes, loc="best")
 
 
 def _thousands(value: float, _position: int | None = None) -> str:

@@ -23,13 +23,31 @@ def _stage_order(records: Sequence[StageRecord]) -> list[str]:
     return [stage for stage in STAGES if stage in present] + sorted(present - set(STAGES))
 
 
+def _trained(block: Json | None) -> Any:
+    arms = (block or {}).get("arms") or {}
+    return _sum([(arm or {}).get("tokens") for name, arm in arms.items() if name in ("bridge", "regressor")])
+
+
+def _tokens(results: StudyResults, record: StageRecord) -> Any:
+    """Return the tokens a unit went through: its own count, else what its result says."""
+    if is_number(record.counts.get("tokens")):
+        return record.counts["tokens"]
+    if record.stage == "corpus":
+        return _sum([split.get("tokens") for split in ((results.corpus or {}).get("splits") or {}).values()])
+    if record.stage == "activations":
+        return (results.activations or {}).get("tokens")
+    if record.stage == "sweep" and isinstance(record.unit, int):
+        return _trained(results.sweeps.get(record.unit))
+    return _trained(results.replace) if record.stage == "replace" else None
+
+
 def ledger_rows(results: StudyResults) -> list[Json]:
     """Return one row per stage: units, seconds of work (summed over units), tokens, bytes, tokens per second."""
     rows = []
     for stage in _stage_order(results.records):
         records = [record for record in results.records if record.stage == stage]
         seconds = [value for record in records if is_number(value := record.counts.get("seconds"))]
-        total, tokens = _sum(seconds), _sum([record.counts.get("tokens") for record in records])
+        total, tokens = _sum(seconds), _sum([_tokens(results, record) for record in records])
         rows.append(
             {
                 "stage": stage,
@@ -59,6 +77,10 @@ def ledger_table(results: StudyResults) -> Table:
     total = {"stage": "total", **{k: _sum([row[k] for row in rows]) for k in ("units", "seconds", "bytes")}}
     marks = (*("" for _ in rows), "total")
     return Table("ledger", "What it cost", columns, (*rows, total), marks)
+
+
+def _brief(value: int | float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def store_table(results: StudyResults) -> Table:

@@ -13,7 +13,7 @@ from dihal_core.reporting.canvas import freeze, inline_svg, png_bytes, svg_text
 from dihal_core.reporting.draw_agreement import draw_agreement, draw_predictors, draw_sweep
 from dihal_core.reporting.draw_locate import draw_geometry, draw_score
 from dihal_core.reporting.draw_replace import draw_evaluation, draw_training
-from dihal_core.reporting.formatting import layer_ranges, value_of
+from dihal_core.reporting.formatting import layer_ranges, number, value_of
 from dihal_core.reporting.ledger import code_of, ledger_table, store_table, versions_of
 from dihal_core.reporting.protocol import SMALLER, protocol_table, settings_table
 from dihal_core.reporting.questions import PAPER_PICKS, set_label
@@ -118,8 +118,8 @@ def pictures_of(results: StudyResults) -> dict[str, Picture]:
         found.append(
             Picture(
                 "training", "Training loss at the chosen layer",
-                "Thin: loss of each recorded step. Thick: mean over neighbouring steps. Losses of different arms are "
-                "comparable on validation, in the table below.",
+                "Thin: loss of each recorded step. Thick: mean over neighbouring steps. Arms are comparable on validation: "
+                "fraction of variance unexplained (FVU) at the checkpoints and, in the table below, at the end.",
                 lambda: draw_training(replace),
             )
         )  # fmt: skip
@@ -145,7 +145,8 @@ def tables_of(results: StudyResults) -> dict[str, Table]:
     if results.corpus is not None:
         found += [make(results.corpus) for make in (study.corpus_table, study.split_table, study.reject_table)]
     if results.gates is not None:
-        found.append(study.gate_table(results.gates))
+        trained = next((block.get("leak") for block in results.evaluations.values()), None)
+        found.append(study.gate_table(results.gates, trained))
     selected = None
     if results.score is not None:
         selected = int(results.score["selected_layer"])
@@ -197,6 +198,22 @@ def limits_of(results: StudyResults, predicted: Json | None) -> list[str]:
     return limits
 
 
+def sweep_flags(sweeps: dict[int, Json]) -> list[str]:
+    """Return the flags of all layers, each naming its layer once."""
+    flags = []
+    for layer, block in sweeps.items():
+        for flag in block.get("flags") or []:
+            flags.append(flag if flag.lower().startswith("layer ") else f"layer {layer}: {flag}")
+    return [f"{flag[0].upper()}{flag[1:]}" for flag in flags]
+
+
+def objective_text(objective: Json | None) -> str | None:
+    """Return the loss weights of the bridge in words, e.g. `diffusion 0.5, reconstruction 0.5`."""
+    weights = (objective or {}).get("bridge") or {}
+    parts = [f"{name.replace('_', '-')} {number(weight, 2)}" for name, weight in weights.items()]
+    return ", ".join(parts) or None
+
+
 def page_of(
     results: StudyResults, answer: Json, pictures: dict[str, Picture], found: dict[str, Table]
 ) -> dict[str, Any]:
@@ -236,9 +253,8 @@ def page_of(
         "replace": results.replace,
         "gaps": results.gaps,
         "validation": sweep.get("validation"),
-        "sweep_flags": [
-            f"Layer {k}: {flag}" for k, block in results.sweeps.items() for flag in block.get("flags") or []
-        ],
+        "sweep_flags": sweep_flags(results.sweeps),
+        "objective": objective_text(sweep.get("objective")),
         "evaluations": [
             {
                 "label": set_label(name),

@@ -29,7 +29,7 @@ def where_answer(score: Json, num_layers: int) -> Json:
     probabilities = {int(layer): float(p) for layer, p in score["selection_probability"].items() if p}
     likely: list[int] = []
     mass = 0.0
-    for layer in sorted(probabilities, key=lambda item: (-probabilities[item], item)):
+    for layer in sorted(probabilities, key=lambda item: (-probabilities[item], item != selected, item)):
         if mass >= LIKELY_MASS - 1e-9:
             break
         likely.append(layer)
@@ -45,6 +45,8 @@ def where_answer(score: Json, num_layers: int) -> Json:
         "relative_depth": selected / num_layers,
         "selection_probability": probabilities.get(selected, 0.0) if probabilities else None,
         "likely_layers": sorted(likely),
+        "most_probable": likely[0] if likely else None,
+        "most_probable_share": probabilities[likely[0]] if likely else None,
         "score": rows[selected]["score"] if selected in rows else None,
         "runner_up": {"layer": ranked[0], "score": rows[ranked[0]]["score"]} if ranked else None,
     }

@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "6d4c884f81ce2954b951b0720b6b8e7ba579a197116f038c8fe5c480512fdc98"
+TEMPLATES_SHA256 = "26aa061b1447b876094af9dcca3f47a9ecb13f22752b813d906aeb92c1511707"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 

@@ -11,8 +11,8 @@ from dihal_core.store import MANIFEST, StageRecord
 
 Json = dict[str, Any]
 
-BULKY = ("per_document",)
-"""Blocks left in their own stores: they grow with the corpus, and the key beside each result finds them."""
+BULKY = ("per_document", "without_outliers")
+"""Blocks left in their own stores: they grow with documents or subsamples, and the key beside each result finds them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def keyed(blocks: Mapping[Any, Json] | Sequence[Json], name: str) -> dict[Any, J
 
 
 def without_bulk(block: Any) -> Any:
-    """Return a result block without the parts that grow with the corpus."""
+    """Return a result block without its bulky parts."""
     if isinstance(block, dict):
         return {str(key): without_bulk(value) for key, value in block.items() if key not in BULKY}
     return [without_bulk(item) for item in block] if isinstance(block, list) else block

@@ -59,11 +59,15 @@ def _negated(interval: Json) -> Json:
 
 
 def quality_sentences(hybrid: list[Json]) -> list[Json]:
-    """Return one sentence per set on the bridge against ridge map and regressor, with intervals."""
+    """Return a sentence per set on the bridge against ridge map and regressor, with intervals.
+
+    The bridge is the one with the fewest sampler steps, fixed beforehand and not the best of several.
+    """
     sentences = []
     for block in hybrid:
+        primary = next((arm["arm"] for arm in block["arms"] if arm_kind(arm["arm"]) == "bridge"), None)
         for item in block["comparisons"]:
-            if item["right"] == "teacher":
+            if item["left"] != primary or item["right"] not in ("ridge", "regressor"):
                 continue
             left, right = _arm_phrase(item["left"]), _arm_phrase(item["right"])
             measure = "KL" if item["metric"] == "kl" else "NLL"
@@ -83,6 +87,18 @@ def quality_sentences(hybrid: list[Json]) -> list[Json]:
             sentence = f"On {where}, {text}: {amount} nats per token ({tokens})."
             sentences.append({**_said(kind, "hybrid", sentence), "set": block["set"]})
     return sentences
+
+
+def where_sentence(where: Json | None) -> list[Json]:
+    """Return a caution if another layer than the selected one has the largest S in more document resamples."""
+    if where is None or where["most_probable"] in (None, where["selected_layer"]):
+        return []
+    text = (
+        f"Layer {where['selected_layer']} has the largest mean score, but layer {where['most_probable']} wins more often "
+        f"when documents are resampled ({number(where['most_probable_share'], decimals=2)} against "
+        f"{number(where['selection_probability'], decimals=2)}): the selection is not settled."
+    )
+    return [_said("caution", "where", text)]
 
 
 def sweep_sentence(sweeps: dict[int, Json]) -> Json | None:
@@ -115,6 +131,8 @@ def lead_sentences(sentences: list[Json]) -> list[Json]:
     for kind in ("control", "support", "caution"):
         chosen = [item for item in sentences if item["kind"] == kind]
         if chosen:
-            about = {name: [i for i in chosen if i["about"] == name] for name in ("predicted", "hybrid", "sweep")}
-            return about["predicted"][:3] + about["hybrid"][:1] + about["sweep"][:1]
+            about = {
+                name: [i for i in chosen if i["about"] == name] for name in ("where", "predicted", "hybrid", "sweep")
+            }
+            return about["where"] + about["predicted"][:3] + about["hybrid"][:1] + about["sweep"][:1]
     return []

@@ -235,7 +235,8 @@ def partial_table(agreement: Json) -> Table:
                     "reading": reading,
                 }
             )
-    return Table("partial", "What the score adds", columns, tuple(rows))
+    known = any(row["reading"] is not None for row in rows)
+    return Table("partial", "What the score adds", columns, tuple(rows) if known else ())
 
 
 def rule_table(agreement: Json) -> Table:

@@ -108,8 +108,8 @@ def reject_table(corpus: Json) -> Table:
     return Table("rejects", "Rejects", columns, tuple(rows))
 
 
-def gate_table(gates: Json) -> Table:
-    """Return what each gate measured and what it had to be."""
+def gate_table(gates: Json, trained: Json | None = None) -> Table:
+    """Return what each gate measured and what it had to be; `trained` is the leak gate of the trained arms."""
     columns = (
         Column("gate", "gate", "text"),
         Column("measured", "measured"),
@@ -128,6 +128,12 @@ def gate_table(gates: Json) -> Table:
         weights = item.get("weights")
         name = f"leak: change before the cut, {item['kind']}{f' ({weights} weights)' if weights else ''}"
         rows.append({"gate": name, "measured": item.get("max_change"), "required": "exactly 0"})
+    if leak.get("backbone"):
+        name = "leak: change before the cut, backbone itself"
+        rows.append({"gate": name, "measured": leak["backbone"].get("max_change"), "required": "exactly 0"})
+    for arm, change in ((trained or {}).get("max_change") or {}).items():
+        name = f"leak: change before the cut, {arm_label(arm)} (trained weights)"
+        rows.append({"gate": name, "measured": change, "required": "exactly 0"})
     control = leak.get("control")
     if control:
         rows.append(

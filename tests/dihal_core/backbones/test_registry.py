@@ -83,6 +83,7 @@ def test_collected_states_equal_forward_hooks_and_the_last_one_is_before_the_fin
     assert torch.equal(states[0], stock[0])
     for layer in range(1, LAYERS + 1):
         assert torch.equal(states[layer], seen[layer])
+        assert torch.equal(states[layer], backbone.prefix(tokens_BT, layer))  # no later block wrote into it
     norm = getattr(base, family.norm)
     assert torch.equal(norm(states[LAYERS]), final_BTD)
     assert not torch.equal(states[LAYERS], final_BTD)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dihal_core.geometry.agreement import LOSSES, build_agreement, compare, depth_rule
+from dihal_core.progress import silent
 from dihal_core.stages import STAGES, SettingsView, StageContext
 from dihal_core.store import StageStore
 
@@ -226,8 +227,6 @@ def test_the_stage_reads_records_and_writes_the_comparison(script, score_record,
     for name in ("a", "b"):
         store = StageStore(tmp_path / name, "agreement", "k")
         view = SettingsView(study, "agreement", STAGES["agreement"].reads)
-        from dihal_core.progress import silent
-
         context = StageContext(view, None, {"score": score_record, "sweep": sweep}, {}, store, silent)
         counts = build_agreement(context)
         assert counts == {"layers": 3, "missing": 1}

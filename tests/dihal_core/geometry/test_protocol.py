@@ -118,7 +118,7 @@ def test_a_killed_layer_goes_on_and_ends_in_the_same_bytes(script, tmp_path, sto
     resumed = script.build(tmp_path, record, 3, progress=lambda done, total, unit: seen.append(done))
     assert resumed.digest == undisturbed.digest
     if stop > 12:
-        assert seen[1] > 10  # committed subsamples are not measured again
+        assert min(done for done in seen if done > 0) > 10  # committed subsamples are not measured again
 
 
 def test_progress_is_reported_for_every_subsample(script, activations, tmp_path):

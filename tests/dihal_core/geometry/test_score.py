@@ -62,9 +62,9 @@ def test_ties_go_to_the_lowest_layer():
 
 
 def test_impossible_scores_are_refused():
+    broken = values()
+    broken["curvature"][2, 1] = np.nan
     with pytest.raises(NumericsError, match="curvature of layer position 2, subsample 1 is nan"):
-        broken = values()
-        broken["curvature"][2, 1] = np.nan
         score_layers(broken)
     with pytest.raises(ConfigError, match="one candidate layer has no z-score"):
         score_layers(values(layers=1))

@@ -116,7 +116,8 @@ def make_sweep(layer: int) -> Json:
         "curve": [{"step": s, "tokens": 1008 * s, "loss": fvu + 1.0 / (s + 1)} for s in range(24)],
         "validation": {"documents": 31, "windows": 64, "states": 7741, "scored_tokens": 1377, "outlier_share": 0.004},
         "per_document": {"bridge": {"document": [1, 2], "sse": [1.0, 2.0], "sst": [3.0, 4.0]}},
-        "flags": [],
+        "objective": {"bridge": {"diffusion": 0.5, "reconstruction": 0.5, "next_token": 0.0, "distillation": 0.0}},
+        "flags": [f"layer {layer}: the trained bridge does not improve on the ridge"] if layer == 3 else [],
     }
 
 
@@ -162,6 +163,7 @@ def make_agreement(score: Json, sweeps: dict[int, Json]) -> Json:
         },
         "missing_layers": [MISSING],
         "points": points,
+        "interval": "layers resampled with replacement, each time with the score of another resample of documents",
         "sentences": ["The score adds nothing beyond depth: the interval of the partial correlation covers 0."],
     }
 
@@ -205,7 +207,11 @@ def make_evaluation(name: str) -> Json:
             "bridge@1 - ridge": {"nll": interval(0.05, 0.02), "kl": interval(0.038, 0.011)},
             "bridge@1 - regressor": {"nll": interval(-0.01, 0.02), "kl": interval(-0.008, 0.011)},
             "bridge@1 - teacher": {"nll": interval(0.21, 0.03), "kl": None},
+            "bridge@1 - skip": {"nll": interval(-8.0, 0.3), "kl": interval(-7.9, 0.2)},
+            "bridge@4 - bridge@1": {"nll": interval(-0.01, 0.02), "kl": interval(-0.005, 0.002)},
+            "bridge@4 - ridge": {"nll": interval(0.04, 0.02), "kl": interval(0.033, 0.011)},
         },
+        "leak": {"weights": "trained", "max_change": {"bridge": 0.0, "ridge": 0.0}},
         "per_document": {"bridge@1": {"document": [1], "nll": [3.2]}},
     }
 
@@ -252,6 +258,7 @@ def make_gates() -> Json:
         },
         "leak": {
             "bridges": [{"kind": "mlp", "weights": "random", "max_change": 0.0}],
+            "backbone": {"max_change": 0.0},
             "control": {"max_change": 0.88, "caught": True},
         },
     }
@@ -277,6 +284,10 @@ def make_replace() -> Json:
             "skip": {"parameters": 0, "steps": 0, "tokens": 0, "flops": 0.0, "fvu": 1.9},
         },
         "curve": {"bridge": curve(0.0), "regressor": curve(0.01)},
+        "validation_curve": {
+            arm: [{"step": s, "fvu": level + 0.2 / s} for s in (50, 100, 150, 200, 250, 300)]
+            for arm, level in (("bridge", 0.2303), ("regressor", 0.2383))
+        },
         "validation": {"documents": 44, "windows": 160, "states": 19_000},
     }
 
@@ -290,9 +301,9 @@ def make_data() -> Json:
         "gates": make_gates(),
         "activations": {
             "layers": list(range(LAYERS + 1)), "sequences": 2000, "pool_rows": 8000, "whole_sequences": 640,
-            "bytes": 2_950_000_000, "dtype": "bfloat16", "verified_rows": 496,
+            "bytes": 2_950_000_000, "dtype": "bfloat16", "verified_rows": 496, "tokens": 242_000,
         },
-        "geometry": {layer: {"layer": layer, "outlier_rows": 3} for layer in range(LAYERS + 1)},
+        "geometry": {layer: {"layer": layer, "outlier_rows": 3, "without_outliers": [{"index": 0}]} for layer in range(LAYERS + 1)},
         "score": score,
         "sweep": sweeps,
         "agreement": make_agreement(score, sweeps),

@@ -16,6 +16,20 @@ def test_work_is_summed_over_units_in_the_order_of_the_pipeline(data, context_fo
     assert total["seconds"] == sum(row["seconds"] for row in rows.values())
 
 
+def test_tokens_come_from_the_results_where_a_record_has_none(data, context_for):
+    context = context_for(data)
+    for value in context.inputs.values():
+        for record in value.values() if isinstance(value, dict) else [value]:
+            record.counts.pop("tokens")
+    rows = {row["stage"]: row["tokens"] for row in ledger_rows(load_results(context))}
+    assert rows["corpus"] == 726_000 + 19_200 + 19_337
+    assert rows["activations"] == 242_000
+    regressors = sum(block["arms"]["regressor"] is not None for block in data["sweep"].values())
+    assert rows["sweep"] == 24_192 * (28 + regressors)
+    assert rows["replace"] == 2 * 302_400
+    assert rows["score"] is None
+
+
 def test_stores_are_named_relative_to_the_home(data, context_for, tmp_path):
     rows = store_table(load_results(context_for(data))).rows
     assert all(str(tmp_path) not in str(row) for row in rows)
@@ -37,7 +51,7 @@ def test_the_ledger_survives_records_without_seconds_or_manifest(data, context_f
     record.counts.clear()
     (row,) = ledger_rows(load_results(context))
     assert row == {
-        "stage": "corpus", "units": 1, "seconds": None, "longest_seconds": None, "tokens": None,
+        "stage": "corpus", "units": 1, "seconds": None, "longest_seconds": None, "tokens": 764_537,
         "tokens_per_second": None, "bytes": None,
     }  # fmt: skip
 

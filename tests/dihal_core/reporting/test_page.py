@@ -1,5 +1,5 @@
 from dihal_core.profiles import load_study
-from dihal_core.reporting.page import limits_of, pictures_of, tables_of
+from dihal_core.reporting.page import limits_of, objective_text, pictures_of, sweep_flags, tables_of
 
 
 def test_limits_name_what_this_study_is_not(data, results_for):
@@ -21,3 +21,13 @@ def test_a_partial_study_has_the_pictures_and_tables_it_can_have(data, results_f
     assert set(pictures_of(results)) == {"mini_score", "geometry", "score"}
     assert {"layers", "corpus", "ledger", "protocol"} <= set(tables_of(results))
     assert "evaluation_heldout" not in tables_of(results)
+
+
+def test_a_flag_names_its_layer_once():
+    blocks = {3: {"flags": ["layer 3: a", "b"]}, 4: {"flags": None}}
+    assert sweep_flags(blocks) == ["Layer 3: a", "Layer 3: b"]
+
+
+def test_loss_weights_are_read_out():
+    assert objective_text({"bridge": {"diffusion": 0.5, "next_token": 0.0}}) == "diffusion 0.50, next-token 0"
+    assert objective_text(None) is None

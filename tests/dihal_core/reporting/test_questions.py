@@ -24,6 +24,13 @@ def test_without_resampling_there_is_no_probability_rather_than_zero(data):
     assert where["likely_layers"] == []
 
 
+def test_another_layer_that_wins_more_resamples_is_named(data):
+    assert where_answer(data["score"], 30)["most_probable"] == 1
+    data["score"]["selection_probability"].update({"1": 0.3, "4": 0.7})
+    where = where_answer(data["score"], 30)
+    assert (where["selected_layer"], where["most_probable"], where["most_probable_share"]) == (1, 4, 0.7)
+
+
 def test_controls_are_judged_against_the_score(data):
     block = data["agreement"]["losses"]["fvu"]
     block["predictors"]["depth"]["spearman"] = 0.5

@@ -1,10 +1,11 @@
-from dihal_core.reporting.questions import hybrid_answer, predicted_answer
+from dihal_core.reporting.questions import hybrid_answer, predicted_answer, where_answer
 from dihal_core.reporting.sentences import (
     control_sentences,
     gap_sentence,
     lead_sentences,
     quality_sentences,
     sweep_sentence,
+    where_sentence,
 )
 
 
@@ -85,3 +86,19 @@ def test_the_lead_is_about_controls_if_one_wins(data):
 def test_gaps_are_named():
     assert "Layer 7 of the sweep" in gap_sentence([7])["text"]
     assert "Layers 3\u20135, 9 of the sweep" in gap_sentence([3, 4, 5, 9])["text"]
+
+
+def test_only_the_bridge_fixed_beforehand_is_compared_and_only_with_ridge_and_regressor(data):
+    sentences = quality_sentences(hybrid_answer({"heldout": data["evaluate"]["heldout"]}))
+    assert len(sentences) == 2
+    assert {word in item["text"] for item in sentences for word in ("skip", "4 steps", "bridge and the diffusion")} == {
+        False
+    }
+
+
+def test_an_unsettled_selection_is_a_caution(data):
+    assert where_sentence(where_answer(data["score"], 30)) == []
+    data["score"]["selection_probability"].update({"1": 0.3, "4": 0.7})
+    (sentence,) = where_sentence(where_answer(data["score"], 30))
+    assert sentence["kind"] == "caution"
+    assert "layer 4 wins more often when documents are resampled (0.70 against 0.30)" in sentence["text"]

@@ -27,6 +27,14 @@ def test_an_uncaught_leaky_control_is_said_loudly(data):
     assert gate_table(data["gates"]).rows[-1]["required"] == "above 0: NOT caught"
 
 
+def test_leak_gates_of_backbone_and_trained_arms_have_rows(data):
+    rows = gate_table(data["gates"], data["evaluate"]["heldout"]["leak"]).rows
+    names = [row["gate"] for row in rows]
+    assert "leak: change before the cut, backbone itself" in names
+    assert "leak: change before the cut, ridge map (trained weights)" in names
+    assert all(row["measured"] == 0.0 for row in rows[:-1])
+
+
 def test_every_arm_has_its_row_teacher_first(data):
     table = evaluation_table(data["evaluate"]["heldout"])
     assert [row["label"] for row in table.rows][:3] == [
