@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256s
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 STUDY := --profile $(PROFILE) --seed $(SEED) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(SET),--set $(SET))
 
-.PHONY: study test test-slow test-gpu check bench up down plan install clean
+.PHONY: help types study test test-slow test-gpu check bench up down plan install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,11 +44,15 @@ test-slow: $(STAMP)-test
 test-gpu: $(STAMP)-test
 	@$(BIN)/python -m pytest -m gpu
 
-## make check      ruff, import-linter, pyright
+## make check      ruff and import-linter
 check: $(STAMP)-test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PYTHONPATH=. $(BIN)/lint-imports
+
+## make types      pyright (fetches node if the machine has none)
+types: $(STAMP)-test
+	@$(BIN)/pyright
 
 ## make bench      benchmarks: ratios measured in one run
 bench: $(STAMP)-test

@@ -215,7 +215,8 @@ class StageContext:
     settings: Any
     """A `SettingsView`: e.g. `context.settings.geometry.k`."""
     unit: str | int | None
-    inputs: Inputs
+    inputs: Mapping[str, Any]
+    """A `StageRecord` per input stage, or `{unit: StageRecord}` for stages with units."""
     values: Mapping[str, Any]
     store: StageStore
     progress: Progress

@@ -56,7 +56,7 @@ def chosen_layer(settings: StudySettings, score: StageRecord) -> int:
 
 
 def values_of(
-    stage: str, settings: StudySettings, home: Path, records: Mapping[str, Any], failed: Mapping[str, Any]
+    stage: str, settings: StudySettings, home: Path, records: Mapping[str, Any], failed: Mapping[Any, str]
 ) -> dict[str, Any]:
     """Return what enters the key of `stage` beside settings, inputs and code."""
     values: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def request_for(
     home: Path,
     records: Records,
     unit: str | int | None = None,
-    failed: Mapping[str, Any] | None = None,
+    failed: Mapping[Any, str] | None = None,
 ) -> StageRequest:
     """Return the request of one unit of `stage`, given the records of the stages before it."""
     inputs: Inputs = {name: records[name] for name in STAGES[stage].inputs}

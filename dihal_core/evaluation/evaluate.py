@@ -5,7 +5,7 @@ Letters: B windows of a batch, T positions, D hidden size.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -81,12 +81,23 @@ def make_hybrids(
 
 
 def score_batch(
-    backbone: Backbone, hybrids: Mapping[str, Hybrid], tokens_BT: torch.Tensor, lengths_B: torch.Tensor, first: int
+    backbone: Backbone,
+    hybrids: Mapping[str, Hybrid],
+    tokens_BT: torch.Tensor,
+    lengths_B: torch.Tensor,
+    first: int,
+    tick: Callable[[float], None] = lambda share: None,
 ) -> dict[str, TokenMetrics]:
-    """Score all hybrids on one batch whose first window has index `first` in its set."""
+    """Score all hybrids on one batch whose first window has index `first` in its set.
+
+    `tick` gets the share of the batch that is done, after every arm.
+    """
     teacher_BTD, embeddings_BTD = backbone.final(tokens_BT), backbone.embed(tokens_BT)
     sequence_B = torch.arange(first, first + len(tokens_BT))
-    finals = {arm: hybrid.final(embeddings_BTD, sequence_B) for arm, hybrid in hybrids.items()}
+    finals = {}
+    for arm, hybrid in hybrids.items():
+        finals[arm] = hybrid.final(embeddings_BTD, sequence_B)
+        tick(len(finals) / (len(hybrids) + 2))
     return score_finals(backbone, finals, tokens_BT, lengths_B, teacher_BTD)
 
 
@@ -121,10 +132,13 @@ def _evaluate_batches(
     context.progress(0, len(windows), "windows")
     for start in range(0, len(windows), rows):
         if _unit(start) not in done:
-            lengths = np.zeros(rows, dtype=np.int64)
-            taken = np.asarray(windows.lengths_N[start : start + rows])
-            lengths[: len(taken)] = taken
-            metrics = score_batch(backbone, hybrids, _batch(windows, start, rows), torch.from_numpy(lengths), start)
+            taken = np.asarray(windows.lengths_N[start : start + rows], dtype=np.int64)
+            lengths_B = torch.from_numpy(np.pad(taken, (0, rows - len(taken))))
+
+            def tick(share: float, start: int = start, count: int = len(taken)) -> None:
+                context.progress(round(start + share * count, 1), len(windows), "windows")
+
+            metrics = score_batch(backbone, hybrids, _batch(windows, start, rows), lengths_B, start, tick)
             context.store.commit(_unit(start), _window_sums(metrics, len(taken)))
         context.progress(min(start + rows, len(windows)), len(windows), "windows")
 

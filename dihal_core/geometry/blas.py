@@ -10,18 +10,18 @@ Symmetric D x D results fill one triangle only: the upper one in C order (the lo
 
 import contextlib
 import ctypes
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import threadpoolctl
-from scipy.linalg import cython_blas, cython_lapack
 
 from dihal_core.errors import NumericsError, ResourceError
 
 
-def _routine(module: object, name: str) -> Callable[..., None]:
-    capsule = module.__pyx_capi__[name]  # type: ignore[attr-defined]
+def _routine(module: str, name: str) -> Callable[..., None]:
+    capsule = importlib.import_module(f"scipy.linalg.{module}").__pyx_capi__[name]
     get_name = ctypes.pythonapi.PyCapsule_GetName
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -36,11 +36,11 @@ def _routine(module: object, name: str) -> Callable[..., None]:
     return ctypes.CFUNCTYPE(None, *arguments)(get_pointer(capsule, signature))
 
 
-_DSYRK = _routine(cython_blas, "dsyrk")
-_DSYMV = _routine(cython_blas, "dsymv")
-_TRSM = {np.dtype(np.float64): _routine(cython_blas, "dtrsm"), np.dtype(np.float32): _routine(cython_blas, "strsm")}
-_DPOTRF = _routine(cython_lapack, "dpotrf")
-_DPOTRI = _routine(cython_lapack, "dpotri")
+_DSYRK = _routine("cython_blas", "dsyrk")
+_DSYMV = _routine("cython_blas", "dsymv")
+_TRSM = {np.dtype(np.float64): _routine("cython_blas", "dtrsm"), np.dtype(np.float32): _routine("cython_blas", "strsm")}
+_DPOTRF = _routine("cython_lapack", "dpotrf")
+_DPOTRI = _routine("cython_lapack", "dpotri")
 _REAL = {np.dtype(np.float64): ctypes.c_double, np.dtype(np.float32): ctypes.c_float}
 
 

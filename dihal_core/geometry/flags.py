@@ -104,8 +104,8 @@ def score_flags(score: Mapping[str, Any], constant: tuple[str, ...]) -> list[str
         flags.append(f"Layer {selected} is selected in only {probability:.0%} of the resamples of documents.")
     if score["effective_documents"] < FEW_DOCUMENTS:
         flags.append(
-            f"The {score['rows']} rows come from {score['documents']} documents of unequal length, "
-            f"worth about {score['effective_documents']:.0f} equal ones; intervals are rough."
+            f"The {score['rows']} rows come from {score['documents']} documents, "
+            f"worth {score['effective_documents']:.0f} of equal length; intervals are rough."
         )
     others = {
         name: variant["selected"]

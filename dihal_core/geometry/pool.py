@@ -145,7 +145,7 @@ class GramPool:
         many = n > self.centred_ND.shape[1]
         listed = many and not whole and self._lists_serve(n)
         part_nn = self.gram_NN if whole or listed else _submatrix(self.gram_NN, index_n)
-        if listed:
+        if listed and self.lists_NK is not None:
             neighbours_nk = nearest_in_subsample(self.lists_NK, index_n, self.k, self.gram_NN)
         else:
             neighbours_nk = index_n[nearest(part_nn, self.k)]

@@ -97,7 +97,9 @@ def _build(context: Any) -> dict[str, Any]:
     ).reshape(-1, 3)
 
     mean_3 = np.array([np.mean([row[name] for row in large]) for name in PROXIES])
-    context.store.write_bytes("bootstrap.npy", encode_array(mean_3 * fluctuation_B3))
+    replicate_B3 = mean_3 * fluctuation_B3
+    replicate_B3[:, 2] = np.maximum(replicate_B3[:, 2], 1.0)  # no effective rank is below 1
+    context.store.write_bytes("bootstrap.npy", encode_array(replicate_B3))
     context.store.write_bytes(FILE, encode_table(rows))
     rows_C = np.bincount(document_N)
     twin_N = identical_rows(activations.rows_ND)
@@ -209,7 +211,7 @@ def _resample(context: Any, layer_pool: LayerPool, document_N: np.ndarray, draws
         pool.pool, base_document_N, pairs_M2, halves_BC, settings.eps,
         lambda done, of: context.progress(total - 1 + done / of, total, "subsamples"),
     )  # fmt: skip
-    return (1.0 + scale * (fluctuation_B3 - 1.0)).tolist()
+    return (fluctuation_B3**scale).tolist()
 
 
 def _base_rows(seed: int, draws: list[Draw], pool_rows: int, limit: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ Per replicate:
   A = P Sigma P; without it a common rescaling of all kept rows would go unnoticed.
 - effective rank: exact trace over the Rayleigh-Ritz leading variance in the pool's 16 leading directions.
 
-Relative fluctuations about the replicates' mean are handed on and applied to the protocol's mean.
+Relative fluctuations about the replicates' geometric mean are handed on and applied to the protocol's mean.
 
 Letters: N rows, D columns, C documents, B replicates, M pairs, R directions.
 """
@@ -80,7 +80,7 @@ def document_fluctuations(
     eps: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Return the relative fluctuation of (curvature, monotonicity, effective rank), shape (B, 3), about a mean of 1.
+    """Return the relative fluctuation of (curvature, monotonicity, effective rank), (B, 3), geometric mean 1.
 
     Parameters
     ----------
@@ -100,10 +100,10 @@ def document_fluctuations(
     pairs_M2 = pairs_M2[pool.twin_N[pairs_M2[:, 0]] != pool.twin_N[pairs_M2[:, 1]]]
     local_B = _local_variance(pool, document_N, kept_BC, progress)
     stiffness_B, rank_B = _global_statistics(pool, document_N, pairs_M2, kept_BC, eps)
-    value_B3 = np.stack([1.0 / (local_B + eps), stiffness_B, rank_B], axis=1)
+    log_B3 = np.log(np.stack([1.0 / (local_B + eps), stiffness_B, rank_B], axis=1))
     kept = int(kept_BC[0].sum())
     width = np.sqrt(kept / (kept_BC.shape[1] - kept))  # 1 for an even number of documents
-    return 1.0 + width * (value_B3 / value_B3.mean(axis=0) - 1.0)
+    return np.exp(width * (log_B3 - log_B3.mean(axis=0)))
 
 
 def _local_variance(

@@ -88,7 +88,7 @@ def score_layers(values: Values) -> LayerScores:
         if not np.isfinite(array_LS).all():
             layer, sample = np.argwhere(~np.isfinite(array_LS))[0]
             raise NumericsError(f"{name} of layer position {layer}, subsample {sample} is {array_LS[layer, sample]}")
-    score_LS = sum(PROXIES[name].sign * zscore(arrays[name]) for name in PROXIES)
+    score_LS = np.sum([proxy.sign * zscore(arrays[name]) for name, proxy in PROXIES.items()], axis=0)
     score_L = score_LS.mean(axis=1)
     constant = tuple(name for name in PROXIES if not _varies(arrays[name]).all())
     return LayerScores(score_LS, score_L, int(score_L.argmax()), constant)

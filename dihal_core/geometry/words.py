@@ -16,7 +16,12 @@ NAMES = {
     "minus_log_norm": "minus the log mean norm",
     "ridge_r2": "the R^2 of a ridge map from the embedding output",
 }
-GIVEN = {"given_depth": "depth", "given_log_norm": "the norm", "given_ridge": "a ridge map"}
+GIVEN = {
+    "given_depth": ("depth", "depth"),
+    "given_log_norm": ("the norm", "minus_log_norm"),
+    "given_ridge": ("a ridge map", "ridge_r2"),
+}
+"""Partial correlation -> (what is given in words, its predictor)."""
 TIE = 0.005
 """Rank correlations that differ by less are called equal."""
 
@@ -54,8 +59,8 @@ def _pick(block: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
     if picked == best:
         return [f"The selected layer {picked} has the lowest loss of all candidates."]
     return [
-        f"The selected layer {picked} is {block['rank_gap'] + 1}. of {block['layers']} by observed loss; "
-        f"the best is layer {best}, {block['regret']['1']:.3g} lower."
+        f"The selected layer {picked} has rank {block['rank_gap'] + 1} of {block['layers']} by observed loss; "
+        f"the best is layer {best}, whose loss is {block['regret']['1']:.3g} lower."
     ]
 
 
@@ -82,13 +87,11 @@ def _rivals(block: Mapping[str, Any], value: float) -> list[str]:
 
 def _beyond(block: Mapping[str, Any]) -> list[str]:
     sentences = []
-    for name, word in GIVEN.items():
+    for name, (word, predictor) in GIVEN.items():
         found = block["partial"][name]
         if found["value"] is None:
-            known = block["predictors"].get(
-                {"given_depth": "depth", "given_log_norm": "minus_log_norm"}.get(name, "ridge_r2")
-            )
-            if known and known["spearman"] is not None:
+            known = block["predictors"].get(predictor)
+            if known is not None and known["spearman"] is not None:
                 sentences.append(
                     f"Whether the score adds anything beyond {word} cannot be said: nothing of the score or of the loss "
                     f"is left once {word} is known."
