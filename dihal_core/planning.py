@@ -58,7 +58,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     dual = g.large_size <= width
     n, m = g.large_size, min(g.large_size, width)
     large = (n * n * width if dual else n * width**2) + 4 * m**3 / 3 + 2 * m * m * min(n, 2 * g.num_pairs)
-    geometry = tables * (g.large_count * large + (pool**2 * width if pool <= 12_000 else g.large_count * n * n * width))
+    geometry = tables * (g.large_count * large + (pool**2 * width if pool <= g.max_pool_rows else g.large_count * n * n * width))
 
     sweep_tokens = _training_tokens(settings, settings.sweep, 1 - settings.sweep.validation_fraction)
     validation = settings.sweep.num_sequences * settings.sweep.validation_fraction * window

@@ -114,7 +114,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "score",
             "dihal_core.geometry.score:build_score",
-            reads=("score", "backbone.num_layers", "geometry.large_count", "geometry.small_count"),
+            reads=("score", "backbone.num_layers"),
             inputs=("geometry",),
             libraries=SCIENCE,
             writes="S per layer with intervals, selected layer, selection probability, stability",

@@ -54,6 +54,7 @@ def prefect_environment(home: Path, url: str | None = None) -> dict[str, str]:
         "PREFECT_CLI_PROMPT": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "true",
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads crawl as soon as anything else wants a core
     }
     if url:
         environment["PREFECT_API_URL"] = url
