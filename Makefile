@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256s
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 STUDY := --profile $(PROFILE) --seed $(SEED) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(SET),--set $(SET))
 
-.PHONY: help types study test test-slow test-gpu check bench up down plan install clean
+.PHONY: help types study test test-slow test-gpu check up down plan install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -53,10 +53,6 @@ check: $(STAMP)-test
 ## make types      pyright (fetches node if the machine has none)
 types: $(STAMP)-test
 	@$(BIN)/pyright
-
-## make bench      benchmarks: ratios measured in one run
-bench: $(STAMP)-test
-	@$(BIN)/python -m tests.benchmarks
 
 ## make up         local Prefect server and worker on loopback, everything deployed
 up: $(STAMP)

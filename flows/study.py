@@ -8,6 +8,7 @@ from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from dihal_core.backbones.identity import pin_revision
+from dihal_core.errors import ConfigError
 from dihal_core.planning import plan_study
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
@@ -18,9 +19,13 @@ MAX_TASKS = 64
 
 
 def _flow_run_name() -> str:
-    parameters = flow_run.parameters
-    backbone = parameters.get("backbone") or "own backbone"
-    return f"{parameters.get('profile', 'quickstart')} · {backbone} · seed {parameters.get('seed', 0)}"
+    given = flow_run.parameters
+    profile, seed = given.get("profile", "quickstart"), given.get("seed", 0)
+    try:
+        backbone = load_study(profile, given.get("backbone"), seed, given.get("overrides")).backbone.name
+    except ConfigError:  # the flow itself will say what is wrong
+        backbone = given.get("backbone") or "unknown backbone"
+    return f"{profile} · {backbone} · seed {seed}"
 
 
 @flow(
