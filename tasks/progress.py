@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -9,6 +10,9 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from dihal_core.progress import LoggedProgress
 
 log = logging.getLogger(__name__)
+
+ARTIFACT_EVERY_S = 15.0
+"""Seconds between updates in the UI: every one costs the server a write."""
 
 
 def artifact_key(*parts: str) -> str:
@@ -23,11 +27,16 @@ class TaskProgress(LoggedProgress):
     def __init__(self, label: str, key: str, every_s: float = 5.0):
         super().__init__(label, every_s=every_s, also=self._show)
         self.key = key
+        self._shown_at = -ARTIFACT_EVERY_S
         self._artifact: UUID | None = None
         self._lock = threading.Lock()
 
     def _show(self, percent: float, text: str) -> None:
         with self._lock:
+            now = time.monotonic()
+            if percent < 100 and now - self._shown_at < ARTIFACT_EVERY_S:
+                return
+            self._shown_at = now
             try:
                 if self._artifact is None:
                     self._artifact = create_progress_artifact(percent, key=self.key, description=text)
