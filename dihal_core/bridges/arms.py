@@ -4,7 +4,7 @@ Weights are safetensors, settings JSON; nothing is pickled. The frozen frame is 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -59,7 +59,7 @@ def _draw_weights(arm: Arm, generator: torch.Generator) -> None:
                 parameter.uniform_(-bound, bound, generator=generator)
 
 
-def predict_all(arms: dict[str, Arm], embeddings_BTD: Tensor) -> dict[str, Tensor]:
+def predict_all(arms: Mapping[str, Arm], embeddings_BTD: Tensor) -> dict[str, Tensor]:
     """Return what `predict` of each arm returns with one sampler step, computing condition and base once.
 
     The arms must share one frame.

@@ -64,6 +64,8 @@ def largest_leak(predict: Predict, embeddings_BTD: Tensor, cut: int, seed: int =
 class LeakyControl(nn.Module):
     """A module that leaks: GroupNorm over (channels x tokens) takes its statistics from the whole window."""
 
+    weight_DD: Tensor
+
     def __init__(self, hidden_size: int, seed: int = 0):
         super().__init__()
         generator = torch.Generator().manual_seed(torch_seed(seed, "leaky control"))

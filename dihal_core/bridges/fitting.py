@@ -4,6 +4,7 @@ Letters: N windows of a split, B windows of a chunk, T positions, D hidden size.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from dihal_core.bridges.linear import CrossSums, GramSums, RidgeFactor, fit_ridg
 from dihal_core.bridges.standardise import Standardiser, fit_statistics, state_mask
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import NumericsError
+from dihal_core.progress import Progress, silent
 
 States = Callable[[np.ndarray], Tensor]
 """Indices of windows -> states (B, T, D), any float dtype."""
@@ -37,12 +39,20 @@ class LayerFacts:
 
 
 def fit_condition(
-    embed: States, lengths_N: Tensor, windows: np.ndarray, settings: BridgeSettings, what: str
+    embed: States,
+    lengths_N: Tensor,
+    windows: np.ndarray,
+    settings: BridgeSettings,
+    what: str,
+    progress: Progress = silent,
 ) -> tuple[Standardiser, RidgeFactor]:
     """Standardise the embedding states of `windows` and factorise the Gram matrix of their lagged copies."""
+    chunks = _chunks(windows)
+    visited = itertools.count()
 
     def rows() -> Iterator[tuple[Tensor, Tensor]]:
-        for chunk in _chunks(windows):
+        for chunk in chunks:
+            progress(next(visited), 2 * len(chunks), "chunks")
             hidden_BTD = embed(chunk)
             yield hidden_BTD, state_mask(lengths_N[chunk], hidden_BTD.shape[1]).to(hidden_BTD.device)
 
@@ -67,6 +77,7 @@ def fit_frame(
     windows: np.ndarray,
     settings: BridgeSettings,
     what: str,
+    progress: Progress = silent,
 ) -> tuple[Frame, LayerFacts]:
     """Fit statistics, sink and ridge of one layer on the windows that `factor` was made from.
 
@@ -86,8 +97,11 @@ def fit_frame(
     NumericsError
         If states are not finite or windows do not share their first state.
     """
-    chunks = list(_chunks(windows))
-    held = [states(chunk) for chunk in chunks]
+    chunks = _chunks(windows)
+    held = []
+    for done, chunk in enumerate(chunks):
+        progress(done, len(chunks), "chunks")
+        held.append(states(chunk))
     device = held[0].device
     masks = [state_mask(lengths_N[chunk], held[0].shape[1]).to(device) for chunk in chunks]
     statistics = fit_statistics((hidden[mask] for hidden, mask in zip(held, masks, strict=True)), what)
@@ -115,6 +129,5 @@ def _shared_sink(held: list[Tensor], what: str) -> Tensor:
     return sink_D
 
 
-def _chunks(windows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(windows), CHUNK_WINDOWS):
-        yield windows[start : start + CHUNK_WINDOWS]
+def _chunks(windows: np.ndarray) -> list[np.ndarray]:
+    return [windows[start : start + CHUNK_WINDOWS] for start in range(0, len(windows), CHUNK_WINDOWS)]

@@ -1,11 +1,13 @@
 """Bridge architectures by `kind`: one file and one line each. Contract tests iterate over it."""
 
+from collections.abc import Callable
+
 from dihal_core.bridges.frame import Frame, TrainedArm
 from dihal_core.bridges.mlp import MlpBridge
-from dihal_core.config import BridgeSettings
+from dihal_core.config import BridgeSettings, MlpBridgeSettings
 from dihal_core.errors import ConfigError, nearest
 
-BRIDGES: dict[str, type[TrainedArm]] = {"mlp": MlpBridge}
+BRIDGES: dict[str, Callable[[MlpBridgeSettings, Frame], TrainedArm]] = {"mlp": MlpBridge}
 
 
 def make_bridge(settings: BridgeSettings, frame: Frame) -> TrainedArm:

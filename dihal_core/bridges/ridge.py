@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
-from dihal_core.bridges.fitting import CHUNK_WINDOWS, fit_condition
+from dihal_core.bridges.fitting import fit_condition
 from dihal_core.bridges.linear import RidgeFactor
 from dihal_core.bridges.splits import split_by_document
 from dihal_core.bridges.standardise import Standardiser
@@ -51,16 +51,12 @@ def build_ridge(context: StageContext) -> dict[str, Any]:
     documents_N = windows.document_N[: settings.sweep.num_sequences]
     train, validation = split_by_document(documents_N, settings.sweep.validation_fraction, settings.seed)
     fitted = train[: settings.bridge.ridge_windows]
-    total, done = 2 * -(-len(fitted) // CHUNK_WINDOWS), 0
 
     def embed(chunk: np.ndarray) -> torch.Tensor:
-        nonlocal done
-        context.progress(done, total, "chunks")
-        done += 1
         return backbone.embed(torch.from_numpy(windows.tokens_NT[chunk]))
 
     lengths_N = torch.from_numpy(windows.lengths_N).long()
-    condition, factor = fit_condition(embed, lengths_N, fitted, settings.bridge, "embedding output")
+    condition, factor = fit_condition(embed, lengths_N, fitted, settings.bridge, "embedding output", context.progress)
     tensors = {
         "condition.mean_D": condition.mean_D,
         "condition.scale_D": condition.scale_D,
@@ -79,7 +75,7 @@ def build_ridge(context: StageContext) -> dict[str, Any]:
         "ridge_tokens": settings.bridge.ridge_tokens,
     }
     context.store.write_json(SPLIT, facts)
-    context.progress(total, total, "chunks")
+    context.progress(1, 1, "factorisation")
     return {"train_windows": len(train), "validation_windows": len(validation), "rows": factor.rows}
 
 
@@ -98,11 +94,13 @@ def load_ridge(record: StageRecord, device: str | torch.device) -> SharedRidge:
         condition = Standardiser(len(tensors["condition.mean_D"])).to(device)
         condition.mean_D.copy_(tensors["condition.mean_D"])
         condition.scale_D.copy_(tensors["condition.scale_D"])
-        indices = [np.array(facts[name], dtype=np.int64) for name in ("train", "validation", "fitted")]
+        train, validation, fitted = (
+            np.array(facts[name], dtype=np.int64) for name in ("train", "validation", "fitted")
+        )
         factor = RidgeFactor(tensors["cholesky_FF"], tensors["centre_F"], facts["rows"], facts["penalty"])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(
             f"ridge store {folder} is unreadable ({type(error).__name__}: {error}); "
             "run the study again, it recomputes stage 'ridge'"
         ) from error
-    return SharedRidge(*indices, condition, factor)
+    return SharedRidge(train, validation, fitted, condition, factor)

@@ -45,11 +45,11 @@ class Ledger:
     def of(cls, arm: TrainedArm, positions: int, muon_iterations: int) -> "Ledger":
         """Open the ledger of `arm`; `muon_iterations` is 0 without Muon."""
         ridge = 2 * arm.frame.ridge.weight_FD.numel()
-        matrices = [p.shape for p in arm.parameters() if p.ndim == 2]
+        matrices = [p for p in arm.parameters() if p.ndim == 2]
         return cls(
             parameters=sum(p.numel() for p in arm.parameters()),
             token_flops=3 * forward_flops(arm, positions) + ridge,
-            step_flops=sum(newton_schulz_flops(*shape, muon_iterations) for shape in matrices),
+            step_flops=sum(newton_schulz_flops(p.shape[0], p.shape[1], muon_iterations) for p in matrices),
         )
 
     def add_step(self, tokens: int, positions: int) -> None:

@@ -8,6 +8,7 @@ FVU alone can mislead between methods: how much an error matters depends on the 
 import dataclasses
 import threading
 import weakref
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def teacher_finals(backbone: Backbone, windows: Windows, indices: np.ndarray, id
 
 
 def suffix_likelihood(
-    arms: dict[str, Arm],
+    arms: Mapping[str, Arm],
     source: BatchSource,
     layer: int,
     indices: np.ndarray,

@@ -8,7 +8,7 @@ the layer, on other arms, or on where an interrupted run was resumed.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ LISTS = ("curve", "pending", "observations")
 
 
 def train(
-    arms: dict[str, TrainedArm],
+    arms: Mapping[str, TrainedArm],
     source: BatchSource,
     windows: np.ndarray,
     settings: TrainingSettings,
@@ -63,7 +63,7 @@ def train(
 
     Parameters
     ----------
-    arms : dict
+    arms : mapping
         Arms of one frame, in eval mode (they hold no dropout).
     source : BatchSource
         Makes batches from indices of windows.

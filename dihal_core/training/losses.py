@@ -9,6 +9,7 @@ was trained on, on validation (paper section 4: validation bridge loss; which te
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from dihal_core.bridges.arms import predict_all
 from dihal_core.bridges.fitting import LayerFacts
 from dihal_core.bridges.frame import Arm, Batch, TrainedArm
+from dihal_core.progress import Progress, silent
 from dihal_core.seeding import torch_seed
 from dihal_core.training.batches import BatchSource
 
@@ -67,7 +69,12 @@ class ValidationErrors:
 
 @torch.no_grad()
 def validation_errors(
-    arms: dict[str, Arm], source: BatchSource, windows: np.ndarray, facts: LayerFacts, outlier_ratio: float
+    arms: Mapping[str, Arm],
+    source: BatchSource,
+    windows: np.ndarray,
+    facts: LayerFacts,
+    outlier_ratio: float,
+    progress: Progress = silent,
 ) -> ValidationErrors:
     """Measure one-step predictions of every arm on the states of `windows`.
 
@@ -80,6 +87,7 @@ def validation_errors(
         collected.setdefault(name, []).append(values_N.cpu().numpy())
 
     for start in range(0, len(windows), BATCH_WINDOWS):
+        progress(start, len(windows), "windows")
         indices = windows[start : start + BATCH_WINDOWS]
         mask_BT = source.mask(indices)
         truth_BTD = source.targets.states(indices).float()
@@ -107,7 +115,12 @@ def validation_errors(
 
 @torch.no_grad()
 def objective_loss(
-    arm: TrainedArm, source: BatchSource, windows: np.ndarray, seed: int, autocast: torch.dtype | None
+    arm: TrainedArm,
+    source: BatchSource,
+    windows: np.ndarray,
+    seed: int,
+    autocast: torch.dtype | None,
+    progress: Progress = silent,
 ) -> float:
     """Return the weighted objective of `arm` on `windows`: the same terms, clip and autocast as in training.
 
@@ -115,6 +128,7 @@ def objective_loss(
     """
     terms = {"diffusion": [0.0, 0], "reconstruction": [0.0, 0]}
     for start in range(0, len(windows), BATCH_WINDOWS):
+        progress(start, len(windows), "windows")
         batch: Batch = source.load(windows[start : start + BATCH_WINDOWS], autocast)
         device = batch.mask_BT.device
         generator = torch.Generator(device=device).manual_seed(torch_seed(seed, "validation noise", start))

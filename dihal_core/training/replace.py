@@ -17,11 +17,13 @@ from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.splits import split_by_document
 from dihal_core.corpus.windows import load_windows
+from dihal_core.progress import Progress
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.loop import train
 from dihal_core.training.losses import validation_errors
+from dihal_core.training.phases import Phases
 from dihal_core.training.results import (
     Trained,
     find_trained,
@@ -33,6 +35,8 @@ from dihal_core.training.results import (
 from dihal_core.training.targets import RecomputeTargets
 
 RESULT = "replace.json"
+SHARES = {"condition": 6.0, "layer": 4.0, "train": 88.0, "validate": 2.0}
+"""Rough shares of the time, for the progress display only."""
 
 
 def build_replace(context: StageContext) -> dict[str, Any]:
@@ -40,12 +44,13 @@ def build_replace(context: StageContext) -> dict[str, Any]:
     settings = context.settings
     use_threads(settings.replace.threads)
     clock = [time.monotonic()]
+    phases = Phases(context.progress, SHARES)
     layer = require_layer(context.values["layer"], settings.backbone.num_layers, settings.backbone.name)
-    source, facts, train_windows, validation = _prepare(context, layer)
+    source, facts, train_windows, validation = _prepare(context, layer, phases)
     clock.append(time.monotonic())
-    arms, trained = _train(context, layer, source, facts, train_windows, validation)
+    arms, trained = _train(context, layer, source, facts, train_windows, validation, phases.of("train"))
     clock.append(time.monotonic())
-    errors = validation_errors(arms, source, validation, facts, settings.replace.outlier_ratio)
+    errors = validation_errors(arms, source, validation, facts, settings.replace.outlier_ratio, phases.of("validate"))
     nothing = {"parameters": 0, "steps": 0, "tokens": 0, "flops": 0}
     result = {
         "layer": layer,
@@ -69,7 +74,9 @@ def build_replace(context: StageContext) -> dict[str, Any]:
     return {"layer": layer, "fvu": bridge["fvu"], "steps": bridge["steps"], "parts": seconds}
 
 
-def _prepare(context: StageContext, layer: int) -> tuple[BatchSource, LayerFacts, np.ndarray, np.ndarray]:
+def _prepare(
+    context: StageContext, layer: int, phases: Phases
+) -> tuple[BatchSource, LayerFacts, np.ndarray, np.ndarray]:
     """Return the batch source with its fitted frame, the layer's facts, training and validation windows."""
     settings = context.settings
     windows = load_windows(context.inputs["corpus"], "train")
@@ -87,9 +94,9 @@ def _prepare(context: StageContext, layer: int) -> tuple[BatchSource, LayerFacts
         Frame(backbone.hidden_size, settings.bridge.ridge_tokens),
         settings.bridge.clip_sd,
     )
-    context.progress(0, 2, "fits")
-    condition, factor = fit_condition(source.embed, lengths_N, fitted, settings.bridge, "embedding output")
-    context.progress(1, 2, "fits")
+    condition, factor = fit_condition(
+        source.embed, lengths_N, fitted, settings.bridge, "embedding output", phases.of("condition")
+    )
     frame, facts = fit_frame(
         condition,
         factor,
@@ -99,8 +106,8 @@ def _prepare(context: StageContext, layer: int) -> tuple[BatchSource, LayerFacts
         fitted,
         settings.bridge,
         f"layer {layer}",
+        phases.of("layer"),
     )
-    context.progress(2, 2, "fits")
     return source.with_frame(frame), facts, train_windows, validation
 
 
@@ -111,6 +118,7 @@ def _train(
     facts: LayerFacts,
     train_windows: np.ndarray,
     validation: np.ndarray,
+    progress: Progress,
 ) -> tuple[dict[str, Arm], Trained]:
     settings = context.settings
     found = find_trained(context.store, source.frame.sink_D.device)
@@ -132,7 +140,7 @@ def _train(
         settings.seed,
         f"layer {layer}",
         Checkpoints(context.store.path),
-        context.progress,
+        progress,
         observe,
     )
     return arms, keep_trained(context.store, arms, runs, settings.bridge, layer)

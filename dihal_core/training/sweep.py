@@ -17,12 +17,14 @@ from dihal_core.bridges.fitting import LayerFacts, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.ridge import SharedRidge, load_ridge
 from dihal_core.corpus.windows import load_windows
+from dihal_core.progress import Progress
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.likelihood import suffix_likelihood
 from dihal_core.training.loop import autocast_dtype, train
 from dihal_core.training.losses import ValidationErrors, objective_loss, validation_errors
+from dihal_core.training.phases import Phases
 from dihal_core.training.results import (
     Trained,
     find_trained,
@@ -34,6 +36,8 @@ from dihal_core.training.results import (
 from dihal_core.training.targets import RecomputeTargets, StoreTargets
 
 RESULT = "sweep.json"
+SHARES = {"fit": 8.0, "train": 55.0, "validate": 10.0, "likelihood": 27.0}
+"""Rough shares of a layer's time, for the progress display only."""
 
 
 def control_layers(first: int, last: int, count: int) -> tuple[int, ...]:
@@ -46,14 +50,15 @@ def build_sweep(context: StageContext) -> dict[str, Any]:
     settings = context.settings
     use_threads(settings.sweep.threads)
     clock = [time.monotonic()]
+    phases = Phases(context.progress, SHARES)
     layer = require_layer(context.unit, settings.backbone.num_layers, settings.backbone.name)
     device = resolve_device(settings.compute.device)
     shared = load_ridge(context.inputs["ridge"], device)
-    source, facts = _source(context, layer, shared, device)
+    source, facts = _source(context, layer, shared, device, phases.of("fit"))
     clock.append(time.monotonic())
-    arms, trained = _arms(context, layer, source, shared)
+    arms, trained = _arms(context, layer, source, shared, phases.of("train"))
     clock.append(time.monotonic())
-    result = _measure(context, layer, source, facts, shared, arms, trained)
+    result = _measure(context, layer, source, facts, shared, arms, trained, phases)
     clock.append(time.monotonic())
     context.store.write_json(RESULT, result)
     Checkpoints(context.store.path).remove()
@@ -62,7 +67,9 @@ def build_sweep(context: StageContext) -> dict[str, Any]:
     return {"fvu": bridge["fvu"], "kl": bridge["kl"], "steps": bridge["steps"], "parts": seconds}
 
 
-def _source(context: StageContext, layer: int, shared: SharedRidge, device: str) -> tuple[BatchSource, LayerFacts]:
+def _source(
+    context: StageContext, layer: int, shared: SharedRidge, device: str, progress: Progress
+) -> tuple[BatchSource, LayerFacts]:
     settings = context.settings
     windows = load_windows(context.inputs["corpus"], "train")
     backbone = load_backbone(settings.backbone, context.inputs["assets"], device, settings.seed)
@@ -75,7 +82,6 @@ def _source(context: StageContext, layer: int, shared: SharedRidge, device: str)
         backbone, windows, targets, Frame(backbone.hidden_size, settings.bridge.ridge_tokens), settings.bridge.clip_sd
     )
     lengths_N = torch.from_numpy(windows.lengths_N).long()
-    context.progress(0, 1, "layers fitted")
     frame, facts = fit_frame(
         shared.condition,
         shared.factor,
@@ -85,13 +91,13 @@ def _source(context: StageContext, layer: int, shared: SharedRidge, device: str)
         shared.fitted,
         settings.bridge,
         f"layer {layer}",
+        progress,
     )
-    context.progress(1, 1, "layers fitted")
     return source.with_frame(frame), facts
 
 
 def _arms(
-    context: StageContext, layer: int, source: BatchSource, shared: SharedRidge
+    context: StageContext, layer: int, source: BatchSource, shared: SharedRidge, progress: Progress
 ) -> tuple[dict[str, Arm], Trained]:
     settings = context.settings
     found = find_trained(context.store, source.frame.sink_D.device)
@@ -106,7 +112,7 @@ def _arms(
         settings.seed,
         f"layer {layer}",
         Checkpoints(context.store.path),
-        context.progress,
+        progress,
     )
     return arms, keep_trained(context.store, arms, runs, settings.bridge, layer)
 
@@ -125,9 +131,12 @@ def _measure(
     shared: SharedRidge,
     arms: dict[str, Arm],
     trained: Trained,
+    phases: Phases,
 ) -> dict[str, Any]:
     settings = context.settings
-    errors = validation_errors(arms, source, shared.validation, facts, settings.sweep.outlier_ratio)
+    errors = validation_errors(
+        arms, source, shared.validation, facts, settings.sweep.outlier_ratio, phases.of("validate")
+    )
     scored_arms = arms if "regressor" in arms else {name: arms[name] for name in ("bridge", "ridge")}
     likelihood, teacher_nll, tokens = suffix_likelihood(
         scored_arms,
@@ -135,7 +144,7 @@ def _measure(
         layer,
         shared.validation[: settings.sweep.likelihood_sequences],
         context.inputs["corpus"].digest,
-        context.progress,
+        phases.of("likelihood"),
     )
     rows: dict[str, dict[str, Any]] = {}
     for name in arms:
