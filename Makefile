@@ -67,7 +67,7 @@ install: $(STAMP)
 
 $(STAMP):
 	@echo "installing into $(VENV) (about two minutes, once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) -e .
 	@rm -f $(VENV)/.installed-* && touch $@
 

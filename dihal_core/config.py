@@ -154,11 +154,11 @@ class MlpBridgeSettings(Settings):
     """Token-wise diffusion denoiser on a causal context, started from a frozen ridge prediction (ours)."""
 
     kind: Literal["mlp"] = "mlp"
-    width: int = Field(384, ge=8, description="Denoiser width (ours).")
-    blocks: int = Field(2, ge=1, description="AdaLN residual blocks (ours).")
-    context_width: int = Field(256, ge=8, description="Width of the causal context transformer (ours).")
-    context_blocks: int = Field(2, ge=1, description="Its blocks (ours).")
-    context_heads: int = Field(4, ge=1, description="Its heads (ours).")
+    width: int = Field(512, ge=8, description="Denoiser width (ours).")
+    blocks: int = Field(1, ge=1, description="AdaLN residual blocks (ours).")
+    context_width: int = Field(128, ge=8, description="Width of the causal context transformer (ours).")
+    context_blocks: int = Field(1, ge=1, description="Its blocks (ours).")
+    context_heads: int = Field(2, ge=1, description="Its heads (ours).")
     bridge_noise: float = Field(0.5, ge=0, description="s in x_t = (1-t) h + t m + s sqrt(t(1-t)) e (ours).")
     endpoint_probability: float = Field(0.5, ge=0, le=1, description="Share of training draws at exactly t = 1 (ours).")
     ridge_tokens: int = Field(3, ge=1, le=8, description="Tokens seen by the frozen ridge base (ours).")
@@ -170,6 +170,15 @@ class MlpBridgeSettings(Settings):
         10.0, gt=0, description="Standardised targets are clipped here in the training loss only (ours)."
     )
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "MlpBridgeSettings":
+        if self.context_width % (2 * self.context_heads):
+            raise ValueError(
+                f"context_width {self.context_width} is not {self.context_heads} heads of an even width; "
+                "choose bridge.context_width as a multiple of 2 x bridge.context_heads"
+            )
+        return self
+
 
 BridgeSettings = Annotated[MlpBridgeSettings, Field(description="One architecture per `kind`.")]
 
@@ -180,9 +189,11 @@ class TrainingSettings(Settings):
     epochs: float = Field(gt=0, description="Passes over the training windows.")
     max_steps: int | None = Field(None, ge=1, description="Cap on optimiser steps; null means all of the epochs.")
     batch_sequences: int = Field(8, ge=1, description="Windows per step (ours).")
-    optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: matrices by Muon, the rest by AdamW (ours).")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "adamw", description="adamw: all weights by AdamW; muon: matrices by Muon, the rest by AdamW (ours)."
+    )
     muon_iterations: int = Field(3, ge=1, le=10, description="Newton-Schulz iterations of muon (ours).")
-    learning_rate: float = Field(3e-3, gt=0, description="Peak rate (ours).")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak rate (ours).")
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up (ours).")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (ours).")
     gradient_clip: float = Field(1.0, gt=0, description="Global norm (ours).")
@@ -229,8 +240,8 @@ class ReplaceSettings(Settings):
 class EvaluationSettings(Settings):
     """NLL, PPL, KL(teacher || hybrid) with document bootstrap intervals."""
 
-    sampling_steps: tuple[int, ...] = Field(
-        (1, 4), description="Sampler steps of the bridge that are evaluated (ours)."
+    sampling_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (1, 4), min_length=1, description="Sampler steps of the bridge that are evaluated (ours)."
     )
     batch_sequences: int = Field(16, ge=1, description="Windows per forward.")
     bootstrap_replicates: int = Field(1000, ge=0, description="Document resamples behind intervals (ours).")
@@ -333,6 +344,18 @@ class StudySettings(Settings):
             raise ValueError(
                 f"geometry.large_size {self.geometry.large_size} exceeds the pool of {pool} rows "
                 "(activations.num_sequences x positions_per_sequence); enlarge the pool"
+            )
+        if self.geometry.small_count and self.geometry.small_size > pool:
+            raise ValueError(
+                f"geometry.small_size {self.geometry.small_size} exceeds the pool of {pool} rows; lower it or set "
+                "geometry.small_count=0"
+            )
+        trained = self.sweep.num_sequences * (1 - self.sweep.validation_fraction)
+        if trained < self.sweep.training.batch_sequences:
+            raise ValueError(
+                f"sweep.num_sequences {self.sweep.num_sequences} less validation_fraction "
+                f"{self.sweep.validation_fraction} leaves {trained:.0f} training windows for batches of "
+                f"{self.sweep.training.batch_sequences}; raise the former or lower sweep.training.batch_sequences"
             )
         if self.activations.skip_positions + self.activations.positions_per_sequence > self.corpus.min_window_tokens:
             raise ValueError(

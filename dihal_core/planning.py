@@ -23,9 +23,7 @@ GPU_FLOPS = 790e12 * 0.40
 CPU_FLOPS = 0.55e12
 """Assumed: two cores with bf16 vector instructions (a 135M model forwarded 2,000 to 3,000 tokens a second)."""
 GEOMETRY_CPU_FLOPS = 60e9
-"""Assumed: float64 matrix products on two cores, decompositions included."""
-GEOMETRY_GPU_FLOPS = 10e12
-"""Assumed: float64 on one GPU, decompositions included."""
+"""Assumed: float64 on two CPU cores, decompositions included; the geometry runs on the CPU everywhere."""
 DOWNLOAD_BYTES_PER_SECOND = 50e6
 ASSET_BYTES = {"model": 100e6, "text": 46e6}
 
@@ -52,13 +50,15 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     candidates, per_token = len(settings.candidate_layers), 2.0 * backbone.num_parameters
     tables, bridge = len(settings.table_layers), bridge_parameters(settings)
     on_gpu = backbone.num_parameters > 2e9 or settings.compute.device == "cuda"
-    rate, geometry_rate = (GPU_FLOPS, GEOMETRY_GPU_FLOPS) if on_gpu else (CPU_FLOPS, GEOMETRY_CPU_FLOPS)
+    rate = GPU_FLOPS if on_gpu else CPU_FLOPS
 
     g, pool = settings.geometry, acts.num_sequences * acts.positions_per_sequence
     dual = g.large_size <= width
     n, m = g.large_size, min(g.large_size, width)
     large = (n * n * width if dual else n * width**2) + 4 * m**3 / 3 + 2 * m * m * min(n, 2 * g.num_pairs)
-    geometry = tables * (g.large_count * large + (pool**2 * width if pool <= g.max_pool_rows else g.large_count * n * n * width))
+    geometry = tables * (
+        g.large_count * large + (pool**2 * width if pool <= g.max_pool_rows else g.large_count * n * n * width)
+    )
 
     sweep_tokens = _training_tokens(settings, settings.sweep, 1 - settings.sweep.validation_fraction)
     validation = settings.sweep.num_sequences * settings.sweep.validation_fraction * window
@@ -80,9 +80,13 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "flops": acts.num_sequences * window * per_token,
             "rate": rate,
         },
-        "geometry": {"bytes": tables * 6e4, "flops": geometry, "rate": geometry_rate},
+        "geometry": {"bytes": tables * 6e4, "flops": geometry, "rate": GEOMETRY_CPU_FLOPS},
         "score": {"bytes": 5e4, "flops": 0, "rate": rate},
-        "ridge": {"bytes": 4 * (3 * width) ** 2, "flops": 2 * sweep_tokens * (3 * width) ** 2, "rate": rate / 4},
+        "ridge": {
+            "bytes": 4 * (3 * width) ** 2,
+            "flops": 2 * min(settings.bridge.ridge_windows, settings.sweep.num_sequences) * window * (3 * width) ** 2,
+            "rate": rate / 4,
+        },
         "sweep": {
             "bytes": candidates * 8 * bridge,
             "flops": candidates * (sweep_tokens * 6 * bridge + validation * 2 * bridge)
@@ -172,7 +176,7 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
         f"{_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
     )
     rate = (
-        "one H200-class GPU at 40 % of 790 TFLOP/s (geometry 10 TFLOP/s float64)"
+        "one H200-class GPU at 40 % of 790 TFLOP/s (geometry: 60 GFLOP/s float64 on two CPU cores)"
         if on_gpu
         else "two cores with bf16 vector instructions at 0.55 TFLOP/s (geometry 60 GFLOP/s float64)"
     )

@@ -7,19 +7,21 @@ undeclared read an error, so the declaration cannot drift from the code.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
 import logging
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from dihal_core.config import StudySettings
-from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.errors import ArtifactError, ConfigError, ResourceError, nearest
 from dihal_core.progress import Progress, silent
 from dihal_core.provenance import code_closure, package_version
 from dihal_core.store import (
@@ -55,7 +57,7 @@ class Stage:
     """What the store holds, for the README table and the UI."""
 
 
-TORCH = ("torch", "transformers", "numpy")
+TORCH = ("torch", "transformers", "tokenizers", "gguf", "safetensors", "numpy")
 SCIENCE = ("numpy", "scipy")
 BACKBONE = ("backbone", "seed")
 
@@ -193,6 +195,13 @@ STAGES: dict[str, Stage] = {
 }
 
 
+def check_stages(names: Iterable[str]) -> None:
+    """Raise `ConfigError` for the first name that is no stage."""
+    for name in names:
+        if name not in STAGES:
+            raise ConfigError(f"unknown stage {name!r}{nearest(name, STAGES)}; choose from {', '.join(STAGES)}")
+
+
 class SettingsView:
     """The part of `StudySettings` a stage declared in `reads`; anything else raises."""
 
@@ -258,6 +267,21 @@ def unit_label(unit: str | int) -> str:
     return f"L{unit:02d}" if isinstance(unit, int) else unit
 
 
+@functools.cache
+def stage_code(stage: str) -> dict[str, str]:
+    """Return the code closure of a stage as it was when this process first asked.
+
+    A process imports a module once; hashing the files again later would name code it does not run.
+    """
+    return code_closure(STAGES[stage].builder.partition(":")[0])
+
+
+def snapshot_code() -> None:
+    """Hash the code of every stage now, before builders are imported."""
+    for name in STAGES:
+        stage_code(name)
+
+
 def _read(settings: dict[str, Any], path: str) -> Any:
     value: Any = settings
     for part in path.split(".") if path else ():
@@ -289,7 +313,7 @@ def make_request(
             for name, value in inputs.items()
         },
         "values": dict(values or {}),
-        "code": code_closure(spec.builder.partition(":")[0]),
+        "code": stage_code(stage),
         "libraries": {name: package_version(name) for name in spec.libraries},
     }
     digest = hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
@@ -308,6 +332,16 @@ def make_request(
         values=dict(values or {}),
         home=str(home),
     )
+
+
+def _discard_damaged_inputs(home: Path, inputs: Mapping[str, Any]) -> None:
+    """Free the names of input stores that do not match their digests, however large, so that a rerun remakes them."""
+    for value in inputs.values():
+        for record in _records(value):
+            status = inspect_store(home, record.stage, record.key, full=True)
+            if status.state == "damaged":
+                log.warning("%s/%s is damaged (%s); discarded", record.stage, record.key, status.reason)
+                discard_store(home, record.stage, record.key)
 
 
 def find(request: StageRequest) -> StoreStatus:
@@ -370,10 +404,20 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
                     progress,
                 )
             )
+            if code_closure(module) != request.document["code"]:
+                shutil.rmtree(store.path)
+                raise ArtifactError(
+                    f"{request.label}: core code was edited while it ran, so its result belongs to no version of the "
+                    "code and was discarded; run the same command again"
+                )
             counts = {**counts, "seconds": round(time.monotonic() - started, 3)}
             return store.finalize(
                 counts, {"request": request.document, "study_settings": request.settings}, request.unit
             )
+        except ArtifactError:
+            _discard_damaged_inputs(home, inputs)
+            shutil.rmtree(home / request.stage / f"{request.key}.partial", ignore_errors=True)
+            raise
         except OSError as error:
             if error.errno in (28, 122):  # ENOSPC, EDQUOT
                 raise ResourceError(

@@ -146,8 +146,11 @@ def store_digest(files: dict[str, dict[str, Any]]) -> str:
     return total.hexdigest()
 
 
-def inspect_store(home: Path, stage: str, key: str) -> StoreStatus:
-    """Say whether the store of `stage` under `key` can be trusted, re-hashing its files."""
+def inspect_store(home: Path, stage: str, key: str, full: bool = False) -> StoreStatus:
+    """Say whether the store of `stage` under `key` can be trusted, re-hashing its files.
+
+    Stores above `FULL_HASH_LIMIT_BYTES` are compared by file sizes unless `full`.
+    """
     folder = home / stage / key
     if not folder.exists():
         if folder.with_name(f"{key}.partial").exists():
@@ -170,7 +173,7 @@ def inspect_store(home: Path, stage: str, key: str) -> StoreStatus:
     extra = sorted(set(present) - set(expected))
     if extra:
         return StoreStatus("damaged", f"{extra[0]} does not belong to it")
-    if sum(facts["bytes"] for facts in expected.values()) <= FULL_HASH_LIMIT_BYTES:
+    if full or sum(facts["bytes"] for facts in expected.values()) <= FULL_HASH_LIMIT_BYTES:
         try:
             found = hash_files(folder)
         except OSError as error:
@@ -210,10 +213,17 @@ class StageStore:
         write_atomically(self.path / "commits" / f"{unit}.json", dump_json(payload))
 
     def committed(self) -> dict[str, dict[str, Any]]:
-        """Return `{unit: payload}` of all complete units of this and earlier attempts."""
+        """Return `{unit: payload}` of all complete units of this and earlier attempts.
+
+        An unreadable record is no record: its unit is made again.
+        """
         found = {}
         for path in sorted((self.path / "commits").glob("*.json")):
-            found[path.stem] = json.loads(path.read_bytes())
+            try:
+                found[path.stem] = json.loads(path.read_bytes())
+            except ValueError:
+                log.warning("commit record %s is unreadable; its unit is made again", path)
+                path.unlink()
         return found
 
     def finalize(self, counts: dict[str, Any], provenance: dict[str, Any], unit: str | int | None) -> StageRecord:
@@ -249,7 +259,8 @@ def discard_store(home: Path, stage: str, key: str) -> None:
     folder = home / stage / key
     doomed = folder.with_name(f"{key}.damaged-{time.time_ns()}")
     os.rename(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    for leftover in folder.parent.glob(f"{key}.damaged-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.assets import required_assets
-from dihal_core.backbones.identity import backbone_identity
+from dihal_core.backbones.identity import backbone_identity, pin_revision
 from dihal_core.config import StudySettings
-from dihal_core.profiles import load_study
+from dihal_core.errors import ConfigError
+from dihal_core.profiles import backbone_names, load_study, resolve_backbone
+from dihal_core.provenance import package_version
 from dihal_core.stages import STAGES, Inputs, StageRequest, make_request
 from dihal_core.store import StageRecord, dump_json, write_atomically
 
@@ -24,16 +26,52 @@ def slug(text: str) -> str:
     return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())
 
 
+WORKER_SETTINGS = frozenset({"geometry_workers", "sweep_workers"})
+
+
 def study_name(settings: StudySettings) -> str:
-    """Return `<profile>-<backbone>-s<seed>`, plus six hex digits if settings differ from the profile's own."""
+    """Return `<profile>-<backbone>-s<seed>`, plus six hex digits if settings differ from profile and preset.
+
+    Worker counts change no number and so no name; neither does where `auto` finds the device to be.
+    """
     name = f"{slug(settings.profile)}-{slug(settings.backbone.name)}-s{settings.seed}"
-    plain = load_study(settings.profile, seed=settings.seed)
-    data = settings.model_dump(mode="json")
-    same = {k: v for k, v in data.items() if k not in ("backbone", "compute")}
-    reference = {k: v for k, v in plain.model_dump(mode="json").items() if k not in ("backbone", "compute")}
-    if same == reference:
+    presets = [preset for preset in backbone_names() if resolve_backbone(preset)["name"] == settings.backbone.name]
+    plain = load_study(settings.profile, presets[0] if presets else None, settings.seed)
+    data, reference = _what_counts(settings), _what_counts(plain)
+    if data == reference:
         return name
     return f"{name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:6]}"
+
+
+def _what_counts(settings: StudySettings) -> dict[str, Any]:
+    data = pin_device(settings).model_dump(mode="json")
+    data["compute"] = {name: value for name, value in data["compute"].items() if name not in WORKER_SETTINGS}
+    data["backbone"].pop("revision")
+    return data
+
+
+def pin_device(settings: StudySettings) -> StudySettings:
+    """Return settings whose device is `cpu` or `cuda`: keys must not say `auto`. Imports no torch."""
+    if settings.compute.device != "auto":
+        return settings
+    cuda = Path("/dev/nvidiactl").exists() and not package_version("torch").endswith("+cpu")
+    compute = settings.compute.model_copy(update={"device": "cuda" if cuda else "cpu"})
+    return settings.model_copy(update={"compute": compute})
+
+
+def pin_settings(settings: StudySettings, ask_hub: bool) -> StudySettings:
+    """Return settings under which keys are made: device resolved, hub revision a commit.
+
+    With `ask_hub` False (planning) an unknown revision stays as it is and nothing is fetched.
+    """
+    settings = pin_device(settings)
+    try:
+        backbone = pin_revision(settings.backbone, ask_hub)
+    except ConfigError:
+        if ask_hub:
+            raise
+        backbone = settings.backbone
+    return settings.model_copy(update={"backbone": backbone})
 
 
 def units_of(stage: str, settings: StudySettings) -> tuple[str | int, ...] | None:
@@ -68,8 +106,13 @@ def values_of(
         values["layer"] = chosen_layer(settings, records["score"])
     if stage == "report":
         values.update(study_name=study_name(settings), failed_layers={str(k): v for k, v in failed.items()})
+        values["seals"] = _seals(study_folder(home, settings) / "sealed.json")
         values["backbone_identity"] = backbone_identity(settings.backbone, home)
     return values
+
+
+def _seals(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_bytes())["seals"] if path.is_file() else []
 
 
 def request_for(
@@ -108,13 +151,26 @@ def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledg
 
 
 def seal_selection(home: Path, settings: StudySettings, score: StageRecord) -> dict[str, Any]:
-    """Write down the digest of the score before any bridge is trained; return what was written."""
-    manifest = json.loads((score.path / "manifest.json").read_bytes())
-    sealed = {
+    """Write down the digest of the score before the sweep and whether any bridge loss existed before it.
+
+    Seals are appended, never overwritten: a score that was changed after losses were known shows as such.
+    """
+    path = study_folder(home, settings) / "sealed.json"
+    finished = _provenance(score.path)["finished"]
+    losses = [_provenance(store.parent)["finished"] for store in (home / "sweep").glob("*/manifest.json")]
+    seal = {
         "score_digest": score.digest,
         "score_key": score.key,
         "selected_layer": json.loads((score.path / "score.json").read_bytes())["selected_layer"],
-        "committed": manifest["provenance"]["finished"],
+        "committed": finished,
+        "earlier_sweep_stores": sum(when < finished for when in losses),
     }
-    write_atomically(study_folder(home, settings) / "sealed.json", dump_json(sealed))
-    return sealed
+    history = json.loads(path.read_bytes())["seals"] if path.is_file() else []
+    if not history or history[-1]["score_digest"] != seal["score_digest"]:
+        history.append(seal)
+        write_atomically(path, dump_json({"seals": history}))
+    return history[-1]
+
+
+def _provenance(store: Path) -> dict[str, Any]:
+    return json.loads((store / "manifest.json").read_bytes())["provenance"]

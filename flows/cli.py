@@ -69,9 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _settings(arguments: argparse.Namespace):
     from dihal_core.profiles import load_study, parse_assignment
+    from dihal_core.study import pin_settings
 
     overrides = dict(parse_assignment(text) for text in arguments.assignments)
-    return load_study(arguments.profile, arguments.backbone, arguments.seed, overrides), overrides
+    settings = load_study(arguments.profile, arguments.backbone, arguments.seed, overrides)
+    return pin_settings(settings, ask_hub=False), overrides
 
 
 def _home(arguments: argparse.Namespace) -> Path:
@@ -84,13 +86,11 @@ def _home(arguments: argparse.Namespace) -> Path:
 
 def _study(arguments: argparse.Namespace) -> int:
     from dihal_core.planning import preflight
-    from dihal_core.stages import STAGES
+    from dihal_core.stages import check_stages
     from flows import console, server
 
     settings, overrides = _settings(arguments)
-    for stage in arguments.force:
-        if stage not in STAGES:
-            raise ConfigError(f"unknown stage {stage!r}{nearest(stage, STAGES)}; choose from {', '.join(STAGES)}")
+    check_stages(arguments.force)
     home = _home(arguments)
     for line in preflight(settings, home):
         console.say(line)
@@ -217,6 +217,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[arguments.command](arguments)
     except DihalError as error:
         print(f"dihal: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = f" at {error.filename}" if error.filename else ""
+        print(
+            f"dihal: {type(error).__name__}: {error.strerror or error}{place}; check DIHAL_HOME, its permissions and "
+            "its disk, then run the same command again",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("dihal: interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -66,7 +66,8 @@ def print_result(result: dict[str, Any], url: str) -> None:
     sys.stdout.write(f"\nreport: {result['folder']}/report.html\n")
     sys.stdout.write(f"UI:     {url.removesuffix('/api')}\n")
     sys.stdout.write(
-        f"took:   {result['wall_seconds']:.0f} s, peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB\n"
+        f"took:   {result['wall_seconds']:.0f} s, peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB, "
+        f"stores {result['store_bytes'] / 1e9:.2f} GB\n"
     )
     for layer, message in result["failed_layers"].items():
         sys.stdout.write(f"MISSING {layer}: {message}; run the same command again to fill the gap\n")

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from dihal_core.errors import ConfigError, ResourceError
-from dihal_core.store import dump_json, write_atomically
+from dihal_core.store import dump_json, store_lock, write_atomically
 
 HOST = "127.0.0.1"
 FIRST_PORT = 4200
@@ -141,23 +141,30 @@ def ensure_server(home: Path, say: Say, port: int | None = None) -> str:
     ResourceError
         If the server does not answer in time (its log is named) or no port is free.
     """
-    url = running_url(home)
-    if url:
-        return url
+    with store_lock(home, ".prefect", "server"):  # two first runs at once: one starts it, the other finds it
+        url = running_url(home)
+        return url or _start_server(home, say, port)
+
+
+def _start_server(home: Path, say: Say, port: int | None) -> str:
     chosen = free_port(port or FIRST_PORT)
     if chosen != (port or FIRST_PORT):
         say(f"port {port or FIRST_PORT} is in use; the Prefect server takes {chosen}")
     url = f"http://{HOST}:{chosen}/api"
     arguments = ["server", "start", "--host", HOST, "--port", str(chosen)]
-    facts = _detach(home, arguments, "server.log", prefect_environment(home, url))
+    facts = {**_detach(home, arguments, "server.log", prefect_environment(home, url)), "url": url, "port": chosen}
+    write_atomically(state_folder(home) / "server.json", dump_json(facts))
     started = time.monotonic()
-    while not healthy(url):
-        if not _alive(facts):
-            raise ResourceError(f"the Prefect server stopped while starting; its log is {facts['log']}")
-        if time.monotonic() - started > START_SECONDS:
-            raise ResourceError(f"the Prefect server did not answer within {START_SECONDS} s; see {facts['log']}")
-        time.sleep(0.3)
-    write_atomically(state_folder(home) / "server.json", dump_json({**facts, "url": url, "port": chosen}))
+    try:
+        while not healthy(url):
+            if not _alive(facts):
+                raise ResourceError(f"the Prefect server stopped while starting; its log is {facts['log']}")
+            if time.monotonic() - started > START_SECONDS:
+                raise ResourceError(f"the Prefect server did not answer within {START_SECONDS} s; see {facts['log']}")
+            time.sleep(0.3)
+    except BaseException:
+        _stop(home, "server", facts)
+        raise
     say(f"Prefect server at {url.removesuffix('/api')} (log: {facts['log']}; `make down` stops it)")
     return url
 
@@ -180,11 +187,14 @@ def ensure_worker(home: Path, url: str, say: Say) -> None:
     made = prefect(home, url, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     if made.returncode != 0:
         raise ResourceError(f"could not create work pool {POOL}: {made.stderr.strip() or made.stdout.strip()}")
-    if _alive(_read(home, "worker.json")):
-        return
+    running = _read(home, "worker.json")
+    if _alive(running):
+        if running.get("url") == url:
+            return
+        _stop(home, "worker", running)
     arguments = ["worker", "start", "--pool", POOL, "--name", f"{POOL}-worker"]
     facts = _detach(home, arguments, "worker.log", prefect_environment(home, url))
-    write_atomically(state_folder(home) / "worker.json", dump_json(facts))
+    write_atomically(state_folder(home) / "worker.json", dump_json({**facts, "url": url}))
     say(f"worker for pool {POOL} started (log: {facts['log']})")
 
 
@@ -208,6 +218,19 @@ def write_prefect_toml(home: Path, url: str, project: Path) -> None:
     write_atomically(project / "prefect.toml", text.encode())
 
 
+def _stop(home: Path, name: str, facts: dict[str, Any]) -> None:
+    """Stop one detached process and its children, and forget it."""
+    with contextlib.suppress(psutil.Error, ProcessLookupError):
+        parent = psutil.Process(facts["pid"])
+        family = [*parent.children(recursive=True), parent]
+        os.killpg(facts["pid"], signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=15)
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    (state_folder(home) / f"{name}.json").unlink(missing_ok=True)
+
+
 def stop_all(home: Path, say: Say, project: Path | None = None) -> None:
     """Stop worker and server of this home, children included; `project`'s prefect.toml goes if it names them."""
     for name in ("worker", "server"):
@@ -215,15 +238,7 @@ def stop_all(home: Path, say: Say, project: Path | None = None) -> None:
         if not _alive(facts):
             say(f"{name}: not running")
             continue
-        parent = psutil.Process(facts["pid"])
-        family = [*parent.children(recursive=True), parent]
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(facts["pid"], signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=15)
-        for process in alive:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        (state_folder(home) / f"{name}.json").unlink(missing_ok=True)
+        _stop(home, name, facts)
         say(f"{name}: stopped")
     if project is not None and str(state_folder(home)) in _text(project / "prefect.toml"):
         (project / "prefect.toml").unlink()

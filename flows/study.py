@@ -7,11 +7,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from dihal_core.backbones.identity import pin_revision
 from dihal_core.errors import ConfigError
-from dihal_core.planning import plan_study
+from dihal_core.planning import plan_study, preflight
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
+from dihal_core.study import pin_settings
 from tasks.study import StudyRun
 
 MAX_TASKS = 64
@@ -52,9 +52,9 @@ def full_study(
         overrides: Dotted settings, e.g. `{"sweep.training.max_steps": 40}`.
         force: Stages to run again although they are cached.
     """
-    settings = load_study(profile, backbone, seed, overrides)
-    settings = settings.model_copy(update={"backbone": pin_revision(settings.backbone)})
+    settings = pin_settings(load_study(profile, backbone, seed, overrides), ask_hub=True)
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
+    preflight(settings, study.home)
     study.show_plan(plan_study(settings, study.home))
 
     study.run("assets")

@@ -1,5 +1,6 @@
 """Runs the stages of one study as Prefect tasks, in order, each unit a task run of its own."""
 
+import json
 import logging
 import resource
 import time
@@ -10,10 +11,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 
 from dihal_core.config import StudySettings
-from dihal_core.errors import ArtifactError, DihalError
+from dihal_core.errors import ArtifactError, DihalError, ResourceError
 from dihal_core.explain import explain
-from dihal_core.stages import STAGES, StageRequest, find, unit_label
-from dihal_core.store import StageRecord, discard_store
+from dihal_core.stages import STAGES, StageRequest, check_stages, find, snapshot_code, unit_label
+from dihal_core.store import MANIFEST, StageRecord, discard_store, store_lock
 from dihal_core.study import Records, publish_study, request_for, seal_selection, study_name, units_of
 from tasks.progress import artifact_key
 from tasks.stages import TASKS
@@ -28,6 +29,8 @@ class StudyRun:
     """State of one study while its flow runs: records by stage, failures, and what each stage took."""
 
     def __init__(self, settings: StudySettings, home: Path, force: tuple[str, ...] = ()):
+        check_stages(force)
+        snapshot_code()
         self.settings, self.home, self.force = settings, home, force
         self.records: Records = {}
         self.failed: dict[str | int, str] = {}
@@ -77,13 +80,16 @@ class StudyRun:
         request = request_for(stage, self.settings, self.home, self.records, unit, self.failed)
         status = find(request)
         if stage in self.force and status.state in ("intact", "damaged"):
-            discard_store(self.home, stage, request.key)
+            with store_lock(self.home, stage, request.key):
+                discard_store(self.home, stage, request.key)
             self.reasons.append((request.label, "will run: forced"))
             made = None
         else:
             self.reasons.append((request.label, explain(request, status)))
             made = status.record
-        upstream = [future for name in (*STAGES[stage].inputs, *STAGES[stage].after) for future in self.futures.get(name, [])]
+        upstream = [
+            future for name in (*STAGES[stage].inputs, *STAGES[stage].after) for future in self.futures.get(name, [])
+        ]
         future = TASKS[stage].with_options(refresh_cache=made is None).submit(request.to_json(), wait_for=upstream)
         self.futures[stage].append(future)
         return request, made, future
@@ -96,7 +102,7 @@ class StudyRun:
             self._results.append(result)
             return made if made is not None else StageRecord.from_json(result)
         except Exception as error:
-            if not tolerate or request.unit is None:
+            if not tolerate or request.unit is None or isinstance(error, ResourceError):
                 raise
             text = str(error) if isinstance(error, DihalError) else f"{type(error).__name__}: {error}"
             log.warning("%s failed and is left out: %s", request.label, text)
@@ -124,7 +130,12 @@ class StudyRun:
         sealed = seal_selection(self.home, self.settings, self.record("score"))
         create_markdown_artifact(
             f"## Sealed selection: layer {sealed['selected_layer']}\n\nScore digest `{sealed['score_digest']}`, "
-            f"committed {sealed['committed']}. No bridge loss has been read; none can change it.",
+            f"committed {sealed['committed']}. "
+            + (
+                "No bridge of this home had been trained before it."
+                if not sealed["earlier_sweep_stores"]
+                else f"**{sealed['earlier_sweep_stores']} bridges had been trained in this home before it.**"
+            ),
             key=artifact_key(self.ledger["study"], "sealed-selection"),
         )
         log.info("selection sealed: layer %s, digest %s", sealed["selected_layer"], sealed["score_digest"][:12])
@@ -137,14 +148,20 @@ class StudyRun:
             key=artifact_key(self.ledger["study"], "plan"),
         )
 
+    def _store_bytes(self) -> int:
+        records = [
+            record
+            for value in self.records.values()
+            for record in ([value] if isinstance(value, StageRecord) else value.values())
+        ]
+        return sum(json.loads((record.path / MANIFEST).read_bytes())["bytes"] for record in records)
+
     def finish(self) -> dict[str, Any]:
         """Publish report and ledger; return the study's result as a small record."""
         report = self.record("report")
         self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
         self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.ledger["store_bytes"] = sum(
-            path.stat().st_size for path in self.home.rglob("*") if path.is_file() and ".prefect" not in path.parts
-        )
+        self.ledger["store_bytes"] = self._store_bytes()
         self.ledger["reasons"] = dict(self.reasons)
         folder = publish_study(self.home, self.settings, report, self.ledger)
         answer = [str(line) for line in report.counts["answer"]]
@@ -159,5 +176,6 @@ class StudyRun:
             "answer": answer,
             "failed_layers": {unit_label(unit): text for unit, text in self.failed.items()},
             "wall_seconds": self.ledger["wall_seconds"],
+            "store_bytes": self.ledger["store_bytes"],
             "peak_memory_bytes": self.ledger["peak_memory_bytes"],
         }

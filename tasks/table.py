@@ -19,13 +19,26 @@ ARTIFACT_CONTENT = {
 }
 
 
+VALUES = {
+    "assets": "pinned SHA-256",
+    "corpus": "backbone identity, Python version",
+    "geometry": "seed",
+    "score": "nothing else",
+    "agreement": "seed",
+    "replace": "backbone identity, chosen layer",
+    "report": "backbone identity, failed layers, seals",
+}
+"""What enters a key beside settings, inputs, code and libraries."""
+
+
 def stage_rows() -> list[tuple[str, ...]]:
     """Return (stage, task runs, reads, writes, cache key, retries, artifact) of every stage."""
     rows = []
     waits = ", ".join(str(wait) for wait in BACKOFF_SECONDS)
     for stage in STAGES.values():
         settings = [path or "all settings" for path in stage.reads]
-        reads = ", ".join([*stage.inputs, *(f"`{path}`" for path in settings)]) or "pinned list"
+        sealed = [f"{name} (its choice)" for name in stage.after]
+        reads = ", ".join([*stage.inputs, *sealed, *(f"`{path}`" for path in settings)]) or "pinned list"
         key = "unit, " if stage.unit else ""
         libraries = f", versions of {', '.join(stage.libraries)}" if stage.libraries else ""
         rows.append(
@@ -34,7 +47,8 @@ def stage_rows() -> list[tuple[str, ...]]:
                 f"one per {stage.unit}" if stage.unit else "one",
                 reads,
                 stage.writes,
-                f"{key}the settings and input digests at left, code closure{libraries}",
+                f"{key}the settings and input digests at left, code closure, {VALUES.get(stage.name, 'backbone identity')}"
+                f"{libraries}",
                 f"network, storage, lost GPU: after {waits} s; settings, numerics, gates: none",
                 ARTIFACT_CONTENT[stage.name],
             )

@@ -49,10 +49,11 @@ def backbone_identity(backbone: BackboneSettings, home: Path) -> dict[str, Any]:
     return {"source": backbone.source, "files": _digests(files, home / "identities.json")}
 
 
-def pin_revision(backbone: BackboneSettings) -> BackboneSettings:
+def pin_revision(backbone: BackboneSettings, ask_hub: bool = True) -> BackboneSettings:
     """Return hub settings whose `revision` is a commit, so that a moving branch cannot change under a key.
 
-    A downloaded snapshot is taken first, then the hub is asked. Other sources come back unchanged.
+    A downloaded snapshot is taken first, then the hub is asked (unless `ask_hub` is False). Other sources
+    come back unchanged.
 
     Raises
     ------
@@ -67,6 +68,8 @@ def pin_revision(backbone: BackboneSettings) -> BackboneSettings:
     cached = try_to_load_from_cache(backbone.identifier, "config.json", revision=wanted)
     if isinstance(cached, str):
         return backbone.model_copy(update={"revision": Path(cached).parent.name})
+    if not ask_hub:
+        return backbone
     try:
         commit = HfApi().model_info(backbone.identifier, revision=wanted, timeout=20).sha
     except Exception as error:

@@ -106,7 +106,8 @@ def fit_frame(
     masks = [state_mask(lengths_N[chunk], held[0].shape[1]).to(device) for chunk in chunks]
     statistics = fit_statistics((hidden[mask] for hidden, mask in zip(held, masks, strict=True)), what)
     target = Standardiser.of(statistics).to(device)
-    cross = CrossSums(held[0].shape[-1], settings.ridge_tokens, device)
+    product_dtype = torch.bfloat16 if held[0].dtype == torch.bfloat16 else torch.float32
+    cross = CrossSums(held[0].shape[-1], settings.ridge_tokens, device, product_dtype)
     norms = []
     for chunk, hidden_BTD, mask_BT in zip(chunks, held, masks, strict=True):
         cross.add(condition(embed(chunk)), target(hidden_BTD) * mask_BT[..., None])

@@ -98,7 +98,7 @@ class CrossSums:
     the fraction of variance unexplained by less than 1e-4 (held by a test).
     """
 
-    def __init__(self, width: int, tokens: int, device: torch.device, dtype: torch.dtype = torch.bfloat16):
+    def __init__(self, width: int, tokens: int, device: torch.device, dtype: torch.dtype):
         self.cross_JDD = torch.zeros(tokens, width, width, device=device)
         self.sum_D = torch.zeros(width, dtype=torch.float64, device=device)
         self.dtype = dtype

@@ -54,6 +54,12 @@ def _profile(name: str) -> dict[str, Any]:
     return data
 
 
+def _parameters_of(config: dict[str, Any]) -> int:
+    """Roughly: 12 d^2 a block and one embedding; for planning only."""
+    width = config.get("hidden_size", config.get("n_embd"))
+    return 12 * config.get("num_hidden_layers", config.get("n_layer")) * width**2 + config["vocab_size"] * width
+
+
 def _backbone_from_folder(folder: Path) -> dict[str, Any]:
     """Settings of a local `save_pretrained` folder, from its config.json alone."""
     path = folder / "config.json"
@@ -68,9 +74,9 @@ def _backbone_from_folder(folder: Path) -> dict[str, Any]:
             "num_layers": inner.get("num_hidden_layers", inner.get("n_layer")),
             "hidden_size": inner.get("hidden_size", inner.get("n_embd")),
             "vocab_size": inner["vocab_size"],
-            "num_parameters": 1,
+            "num_parameters": _parameters_of(inner),
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"backbone folder {folder} has no readable Hugging Face config.json ({type(error).__name__}: {error}); "
             f"give a save_pretrained folder or one of {', '.join(backbone_names())}"

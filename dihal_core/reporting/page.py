@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -207,6 +207,21 @@ def sweep_flags(sweeps: dict[int, Json]) -> list[str]:
     return [f"{flag[0].upper()}{flag[1:]}" for flag in flags]
 
 
+def sealed_text(seals: Sequence[Json]) -> str:
+    """Say whether the score was fixed before any bridge loss of this home existed."""
+    if not seals:
+        return "The score never reads a bridge loss."
+    last = seals[-1]
+    text = f"The score (digest {last['score_digest'][:12]}) was sealed at {last['committed'][:19]} UTC"
+    if last["earlier_sweep_stores"]:
+        text += f", after {last['earlier_sweep_stores']} bridges had been trained in this home"
+    else:
+        text += ", before any bridge was trained"
+    if len(seals) > 1:
+        text += f"; it is seal number {len(seals)} of this study"
+    return f"{text}. It never reads a bridge loss."
+
+
 def objective_text(objective: Json | None) -> str | None:
     """Return the loss weights of the bridge in words, e.g. `diffusion 0.5, reconstruction 0.5`."""
     weights = (objective or {}).get("bridge") or {}
@@ -255,6 +270,7 @@ def page_of(
         "validation": sweep.get("validation"),
         "sweep_flags": sweep_flags(results.sweeps),
         "objective": objective_text(sweep.get("objective")),
+        "sealed": sealed_text(results.seals),
         "evaluations": [
             {
                 "label": set_label(name),

@@ -31,16 +31,18 @@ def _draws(label: str, count: int, size: int, paper: tuple[int, int]) -> Json:
     )
 
 
-def _epochs(training: Json) -> str:
+def _epochs(training: Json, windows: float) -> str:
     cap = training.get("max_steps")
     passes = f"{training['epochs']:g} epoch{'' if training['epochs'] == 1 else 's'}"
-    return f"{passes}, at most {integer(cap)} steps of {training['batch_sequences']} windows" if cap else passes
+    real = min(training["epochs"], (cap or 0) * training["batch_sequences"] / windows)
+    text = f"{passes}, at most {integer(cap or 0)} steps of {training['batch_sequences']} windows"
+    return f"{text}: {real:.2g} epochs" if cap else passes
 
 
-def _training(label: str, training: Json, paper: float) -> Json:
+def _training(label: str, training: Json, windows: float, paper: float) -> Json:
     same = training["epochs"] == paper and training.get("max_steps") is None
     status = SAME if same else SMALLER if training.get("max_steps") or training["epochs"] < paper else OTHER
-    return _text(label, _epochs(training), f"{paper:g} epoch{'' if paper == 1 else 's'}", status)
+    return _text(label, _epochs(training, windows), f"{paper:g} epoch{'' if paper == 1 else 's'}", status)
 
 
 def _bridge(bridge: Json) -> str:
@@ -65,7 +67,7 @@ def protocol_table(settings: Json) -> Table:
     rows = [
         _text(
             "backbone", f"{backbone['name']}{weights}", "Llama-3.1-8B-Instruct; Qwen3-8B",
-            SAME if backbone.get("reference_layer") is not None and not weights else OTHER,
+            SAME if backbone.get("reference_layer") and backbone["source"] == "hub" and not weights else OTHER,
         ),
         _text("text", "Dolma v1.7" if dolma else f"{corpus['kind']} corpus", "Dolma v1.7", SAME if dolma else OTHER),
         _count("hidden states collected from", activations["num_sequences"], 300_000, "sequences"),
@@ -82,11 +84,11 @@ def protocol_table(settings: Json) -> Table:
         _text("intervals", f"{geometry['bootstrap_replicates']} resamples of documents", SILENT, OURS),
         _count("sweep trained on", sweep["num_sequences"], 150_000, "sequences"),
         _text("sweep split", f"{1 - split:.0%} train, {split:.0%} validation", "9:1", SAME if split == 0.1 else OTHER),
-        _training("sweep training", sweep["training"], 1),
+        _training("sweep training", sweep["training"], sweep["num_sequences"] * (1 - split), 1),
         _text("bridge", _bridge(bridge), "UNet in the style of Stable Diffusion v1.5, frozen VAE",
               SAME if bridge["kind"] == "unet" else OTHER),
         _count("final training on", replace["num_sequences"], 300_000, "sequences"),
-        _training("final training", replace["training"], 4),
+        _training("final training", replace["training"], replace["num_sequences"], 4),
         _text("evaluated on", f"{wiki}; {held}", "WikiText-103; held-out Dolma v1.7", OTHER),
         _text("controls", "ridge map, deterministic regressor, skip; depth, norm", "single proxies, Early/Middle/Late", OURS),
     ]  # fmt: skip

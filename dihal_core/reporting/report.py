@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "26aa061b1447b876094af9dcca3f47a9ecb13f22752b813d906aeb92c1511707"
+TEMPLATES_SHA256 = "52dc9d3e141195f8c6c0b2219b3833f8c2b72a231ec5516f586b8339ed85237e"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 

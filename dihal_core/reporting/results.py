@@ -37,6 +37,8 @@ class StudyResults:
     evaluations: dict[str, Json] = dataclasses.field(default_factory=dict)
     failed: dict[int, str] = dataclasses.field(default_factory=dict)
     """Layers that were tried and failed, with the message."""
+    seals: tuple[Json, ...] = ()
+    """Every score sealed under this study's name, oldest first."""
 
     @property
     def candidates(self) -> list[int]:
@@ -103,6 +105,7 @@ def load_results(context: StageContext) -> StudyResults:
         geometry={int(k): _load(record, "diagnostics.json") for k, record in _units(context, "geometry").items()},
         sweeps={int(k): _load(r, "sweep.json") for k, r in sorted(_units(context, "sweep").items(), key=_first)},
         evaluations={str(k): _load(r, "evaluation.json") for k, r in _sets(_units(context, "evaluate"))},
+        seals=tuple(context.values.get("seals") or ()),
         failed={int(k): str(message) for k, message in dict(context.values.get("failed_layers") or {}).items()},
         **blocks,
     )

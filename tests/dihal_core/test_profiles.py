@@ -56,6 +56,11 @@ def test_quickstart_runs_the_papers_geometry_protocol():
         ({"overrides": {"geometry.large_size": 9000}}, "exceeds the pool of 8000 rows"),
         ({"overrides": {"sweep.num_sequences": 7000}}, "sweep.num_sequences 7000 exceeds corpus.num_sequences 6000"),
         ({"overrides": {"seed": -1}}, "seed = -1"),
+        ({"overrides": {"geometry.small_size": 9000}}, "small_size 9000 exceeds the pool"),
+        ({"overrides": {"evaluation.sampling_steps": []}}, "at least 1 item"),
+        ({"overrides": {"evaluation.sampling_steps": [0]}}, "greater than or equal to 1"),
+        ({"overrides": {"bridge.context_heads": 3}}, "not 3 heads of an even width"),
+        ({"overrides": {"sweep.validation_fraction": 0.999}}, "leaves 1 training windows"),
     ],
 )
 def test_a_wrong_request_is_a_sentence_that_names_value_and_choice(arguments, message):
@@ -92,4 +97,6 @@ def test_the_name_of_a_study_tells_seed_and_changed_settings():
     assert study_name(load_study("smoke", seed=3)).endswith("-s3")
     changed = study_name(load_study("smoke", overrides={"geometry.k": 4}))
     assert changed.startswith(f"{plain}-")
+    assert study_name(load_study("smoke", overrides={"backbone.dtype": "bfloat16"})).startswith(f"{plain}-")
+    assert study_name(load_study("smoke", overrides={"compute.sweep_workers": 1})) == plain
     assert len(backbone_names()) >= 5

@@ -87,6 +87,13 @@ def test_an_interrupted_store_keeps_committed_units_and_drops_temporary_files(tm
     assert not list(again.path.rglob("*.tmp"))
 
 
+def test_a_torn_commit_record_is_no_record(tmp_path):
+    store = StageStore(tmp_path, "corpus", "k1")
+    store.commit("u0", {"rows": 1})
+    (store.path / "commits" / "u1.json").write_text('{"rows": ')
+    assert StageStore(tmp_path, "corpus", "k1").committed() == {"u0": {"rows": 1}}
+
+
 def test_nan_is_refused_in_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         StageStore(tmp_path, "corpus", "k").write_json("x.json", {"loss": float("nan")})

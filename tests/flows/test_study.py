@@ -11,9 +11,9 @@ from prefect.states import State
 
 from dihal_core.planning import plan_study
 from dihal_core.profiles import load_study
-from dihal_core.stages import STAGES, find
-from dihal_core.store import StageRecord, inspect_store
-from dihal_core.study import request_for, study_name
+from dihal_core.stages import STAGES, ensure, find
+from dihal_core.store import StageStore
+from dihal_core.study import pin_device, request_for, study_name, units_of
 from flows.study import full_study
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -96,12 +96,12 @@ def test_two_studies_from_nothing_give_the_same_stores(finished, home):
 
 def test_a_changed_figure_setting_reruns_the_report_alone(copied):
     settings = load_study("smoke", overrides={"report.figure_dpi": 60})
-    assert [row["stage"] for row in plan_study(settings, copied) if row["to_run"]] == ["report"]
+    assert [row["stage"] for row in plan_study(pin_device(settings), copied) if row["to_run"]] == ["report"]
 
 
 def test_a_changed_bridge_budget_reruns_the_sweep_and_what_follows_but_not_the_dump(copied):
     settings = load_study("smoke", overrides={"sweep.training.max_steps": 3})
-    rows = {row["stage"]: row for row in plan_study(settings, copied)}
+    rows = {row["stage"]: row for row in plan_study(pin_device(settings), copied)}
     assert [name for name, row in rows.items() if row["to_run"]] == ["sweep", "agreement", "report"]
     assert "sweep.training.max_steps 4 -> 3" in rows["sweep"]["why"]
 
@@ -145,30 +145,48 @@ def test_one_failed_layer_leaves_a_gap_and_a_rerun_fills_it(copied):
     assert before <= digests(copied)
 
 
-def test_altered_sweep_losses_cannot_move_the_selection(copied):
-    settings = load_study("smoke")
-    sealed = json.loads((copied / "studies" / study_name(settings) / "sealed.json").read_bytes())
-    records = {}
-    for name in STAGES:
-        if name in ("agreement", "replace", "evaluate", "report"):
+def test_altered_sweep_losses_move_the_observed_best_layer_and_not_the_selection(copied):
+    settings = pin_device(load_study("smoke"))
+    name = study_name(settings)
+    sealed = json.loads((copied / "studies" / name / "sealed.json").read_bytes())["seals"]
+    assert len(sealed) == 1
+    assert sealed[0]["earlier_sweep_stores"] == 0
+    records: dict = {}
+    for stage in STAGES:
+        units = units_of(stage, settings)
+        if stage in ("agreement", "report"):
             continue
-        found = {}
-        for path in (copied / name).glob("*/manifest.json"):
-            data = json.loads(path.read_bytes())
-            found[data["unit"]] = inspect_store(copied, name, data["key"]).record
-        records[name] = found[None] if STAGES[name].unit is None else found
+        found = {unit: find(request_for(stage, settings, copied, records, unit)).record for unit in units or [None]}
+        records[stage] = found if units is not None else found[None]
+    before = ensure(request_for("agreement", settings, copied, records))
+
     altered = {}
     for layer, record in records["sweep"].items():
+        store = StageStore(copied, "sweep", f"L{layer:02d}-altered")
         data = json.loads((record.path / "sweep.json").read_bytes())
         for arm in data["arms"].values():
-            arm["fvu"] = 0.9 - 0.2 * layer  # deepest layer looks best
-        (record.path / "sweep.json").write_text(json.dumps(data))
-        altered[layer] = StageRecord(record.stage, record.key, record.uri, f"altered-{layer}", {}, layer)
+            arm["fvu"] = 0.9 - 0.2 * layer  # the deepest layer looks best
+        store.write_json("sweep.json", data)
+        altered[layer] = store.finalize({}, {}, layer)
+    records = {**records, "sweep": altered}
+    after = ensure(request_for("agreement", settings, copied, records))
 
-    assert request_for("score", settings, copied, records).key == sealed["score_key"]
-    replace = request_for("replace", settings, copied, {**records, "sweep": altered})
-    assert replace.values["layer"] == sealed["selected_layer"]
+    def fvu(record):
+        return json.loads((record.path / "agreement.json").read_bytes())["losses"]["fvu"]
+
+    assert fvu(after)["best_observed"] == 3 != fvu(before)["best_observed"]
+    assert fvu(after)["best_predicted"] == fvu(before)["best_predicted"] == sealed[0]["selected_layer"]
+    assert request_for("score", settings, copied, records).key == sealed[0]["score_key"]
+    replace = request_for("replace", settings, copied, records)
+    assert replace.values["layer"] == sealed[0]["selected_layer"]
     assert find(replace).state == "intact"
+
+
+def test_a_score_made_after_losses_were_known_is_sealed_as_such(copied):
+    result, _ = run(overrides={"geometry.k": 4})
+    seals = json.loads((Path(result["folder"]) / "sealed.json").read_bytes())["seals"]
+    assert seals[-1]["earlier_sweep_stores"] == 3
+    assert "after 3 bridges had been trained" in (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_parameters_of_the_flow_are_what_schedules_rely_on():
