@@ -1,8 +1,9 @@
 import pytest
 
+from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.explain import explain
 from dihal_core.profiles import load_study
-from dihal_core.stages import STAGES, SettingsView, find, make_request, unit_label
+from dihal_core.stages import STAGES, SettingsView, check_stages, ensure, find, make_request, unit_label
 from dihal_core.store import StageRecord, StageStore
 
 
@@ -105,3 +106,17 @@ def test_why_names_the_setting_the_input_and_the_code_that_changed(tmp_path):
     edited.document["code"]["dihal_core.training.sweep"] = "edited"
     moved = type(edited)(**{**edited.to_json(), "key": "L03-other"})
     assert "code of dihal_core.training.sweep changed" in explain(moved, find(moved))
+
+
+def test_a_result_made_while_code_was_edited_is_discarded_and_not_cached(tmp_path):
+    settings = load_study("smoke")
+    request = make_request("corpus", settings, {"assets": {}}, tmp_path)
+    request.document["code"]["dihal_core.corpus.windows"] = "as it was when the process imported it"
+    with pytest.raises(ArtifactError, match="core code was edited while it ran"):
+        ensure(request)
+    assert find(request).state == "absent"
+
+
+def test_an_unknown_stage_is_named_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"unknown stage 'swep' \(did you mean 'sweep'\?\)"):
+        check_stages(["corpus", "swep"])

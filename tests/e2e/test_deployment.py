@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,16 @@ def test_a_wrong_parameter_is_refused_or_fails_with_a_sentence(deployed):
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         states = [run.state for run in client.read_flow_runs()]
     assert any("did you mean 'smoke'" in str(state.message) for state in states if state is not None)
+
+
+def test_two_first_runs_at_once_share_one_server(tmp_path):
+    said: list[str] = []
+    port = server.free_port(4800)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            urls = list(pool.map(lambda _: server.ensure_server(tmp_path, said.append, port), range(2)))
+        assert urls[0] == urls[1] == server.running_url(tmp_path)
+        assert len(said) == 1
+    finally:
+        server.stop_all(tmp_path, said.append)
+    assert server.running_url(tmp_path) is None

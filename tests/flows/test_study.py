@@ -156,7 +156,10 @@ def test_altered_sweep_losses_move_the_observed_best_layer_and_not_the_selection
         units = units_of(stage, settings)
         if stage in ("agreement", "report"):
             continue
-        found = {unit: find(request_for(stage, settings, copied, records, unit)).record for unit in units or [None]}
+        found = {
+            unit: find(request_for(stage, settings, copied, records, unit)).record
+            for unit in ([None] if units is None else units)
+        }
         records[stage] = found if units is not None else found[None]
     before = ensure(request_for("agreement", settings, copied, records))
 
