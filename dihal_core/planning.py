@@ -187,14 +187,24 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
 def check_local_weights(backbone: BackboneSettings, home: Path) -> None:
     """Raise `AssetError` if the local weights of `backbone` are missing or plainly not what they claim to be."""
     backbone_identity(backbone, home)
-    if backbone.source == "gguf":
-        with open(backbone.identifier, "rb") as handle:
-            magic = handle.read(4)
-        if magic != b"GGUF":
-            raise AssetError(
-                f"{backbone.identifier} does not begin with the GGUF magic (got {magic!r}); the file is corrupt or of "
-                "another format, fetch it again"
-            )
+    if backbone.source != "gguf":
+        return
+    with open(backbone.identifier, "rb") as handle:
+        magic = handle.read(4)
+    if magic != b"GGUF":
+        raise AssetError(
+            f"{backbone.identifier} does not begin with the GGUF magic (got {magic!r}); the file is corrupt or of "
+            "another format, fetch it again"
+        )
+    from gguf import GGUFReader  # maps the file and checks that every tensor lies inside it
+
+    try:
+        GGUFReader(backbone.identifier)
+    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+        raise AssetError(
+            f"{backbone.identifier} begins like a GGUF but cannot be read to its end ({type(error).__name__}: {error}); "
+            "it is truncated or corrupt, fetch it again"
+        ) from error
 
 
 def preflight(settings: StudySettings, home: Path) -> list[str]:

@@ -1,10 +1,18 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dihal_core.errors import AssetError, ResourceError
-from dihal_core.planning import describe_settings, format_plan, plan_study, preflight, stage_costs
+from dihal_core.planning import (
+    check_local_weights,
+    describe_settings,
+    format_plan,
+    plan_study,
+    preflight,
+    stage_costs,
+)
 from dihal_core.profiles import load_study, profile_names
 from dihal_core.stages import STAGES
 
@@ -65,3 +73,21 @@ def test_plan_and_doctor_import_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_truncated_gguf_is_refused_before_it_starts(tmp_path):
+    from gguf import GGUFWriter
+
+    path = tmp_path / "model.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_tensor("token_embd.weight", np.ones((64, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    overrides = {"backbone.source": "gguf", "backbone.identifier": str(path)}
+    settings = load_study("quickstart", overrides=overrides)
+    check_local_weights(settings.backbone, tmp_path)
+    path.write_bytes(path.read_bytes()[:-4096])
+    with pytest.raises(AssetError, match="truncated or corrupt"):
+        check_local_weights(settings.backbone, tmp_path)
