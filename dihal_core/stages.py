@@ -313,7 +313,7 @@ def make_request(
             for name, value in inputs.items()
         },
         "values": dict(values or {}),
-        "code": stage_code(stage),
+        "code": dict(stage_code(stage)),
         "libraries": {name: package_version(name) for name in spec.libraries},
     }
     digest = hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]

@@ -44,7 +44,7 @@ def test_every_setting_is_listed_with_value_and_origin():
     }
     assert rows["sweep.validation_fraction"]["origin"] == "paper"
     assert rows["sweep.training.learning_rate"]["origin"] == "ours"
-    assert rows["bridge.width"]["value"] == "384"
+    assert rows["bridge.width"]["value"] == str(settings.bridge.width)
     assert rows["replace.layer"]["value"] is None
     assert rows["backbone.config_overrides"]["value"] is None
     assert rows["evaluation.sampling_steps"]["value"] == "[1, 4]"
