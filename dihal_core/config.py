@@ -66,6 +66,11 @@ class CorpusSettings(Settings):
         16, ge=1, description="Cap, so that few long books do not fill a quota (ours)."
     )
     heldout_permille: int = Field(60, ge=1, le=500, description="Share of document groups held out, per mille (ours).")
+    evaluation_part: Literal["test", "development"] = Field(
+        "test",
+        description="Which half of the held-out groups and evaluation pages is drawn: development for design choices, "
+        "test for figures that are quoted (ours).",
+    )
     max_shared_13gram: float = Field(
         0.02, ge=0, le=1, description="Held-out documents sharing more 13-grams with train are dropped (ours)."
     )

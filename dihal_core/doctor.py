@@ -14,7 +14,7 @@ from dihal_core.config import StudySettings
 from dihal_core.errors import DihalError
 from dihal_core.planning import stage_costs
 from dihal_core.provenance import package_version
-from dihal_core.stages import find
+from dihal_core.requests import find
 from dihal_core.study import request_for, units_of
 
 PINS = {

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dihal_core.stages import StageRequest
+from dihal_core.requests import StageRequest
 from dihal_core.store import MANIFEST, StoreStatus
 
 

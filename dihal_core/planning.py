@@ -14,7 +14,8 @@ from dihal_core.backbones.identity import backbone_identity
 from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
-from dihal_core.stages import STAGES, find
+from dihal_core.requests import find
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, require_disk
 from dihal_core.study import Records, request_for, study_name, units_of
 

@@ -14,7 +14,8 @@ from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
 from dihal_core.profiles import backbone_names, load_study, resolve_backbone
 from dihal_core.provenance import package_version
-from dihal_core.stages import STAGES, Inputs, StageRequest, make_request
+from dihal_core.requests import Inputs, StageRequest, make_request
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, dump_json, write_atomically
 
 Records = dict[str, StageRecord | dict[str | int, StageRecord]]

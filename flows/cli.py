@@ -124,7 +124,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _setup(arguments: argparse.Namespace) -> int:
     from dihal_core.progress import LoggedProgress
-    from dihal_core.stages import ensure
+    from dihal_core.runner import ensure
     from dihal_core.study import request_for, units_of
     from flows import console
 

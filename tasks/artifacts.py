@@ -8,7 +8,8 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-from dihal_core.stages import STAGES, StageRequest
+from dihal_core.requests import StageRequest
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord
 from tasks.progress import artifact_key
 

@@ -13,7 +13,8 @@ from prefect.futures import PrefectFuture
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, DihalError, ResourceError
 from dihal_core.explain import explain
-from dihal_core.stages import STAGES, StageRequest, check_stages, find, snapshot_code, unit_label
+from dihal_core.requests import StageRequest, find, snapshot_code
+from dihal_core.stages import STAGES, check_stages, unit_label
 from dihal_core.store import MANIFEST, StageRecord, discard_store, store_lock
 from dihal_core.study import Records, publish_study, request_for, seal_selection, study_name, units_of
 from tasks.progress import artifact_key

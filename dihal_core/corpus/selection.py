@@ -135,6 +135,17 @@ def is_heldout(document: Document, heldout_permille: int) -> bool:
     return group_permille(document.source, document.group) < heldout_permille
 
 
+def evaluation_part(documents: Sequence[Document], part: str) -> list[Document]:
+    """Return the groups of held-out or evaluation documents that belong to `part`, whatever the study's seed.
+
+    `development` is the first half of a fixed order of groups, `test` the rest (the larger half): what was
+    looked at while a bridge was designed never returns as evidence for it. Ours: the paper does not say.
+    """
+    groups = list(dict.fromkeys((d.source, d.group) for d in in_selection_order(documents, 0)))
+    development = set(groups[: len(groups) // 2])
+    return [d for d in documents if ((d.source, d.group) in development) == (part == "development")]
+
+
 def select(
     pool: Pool, corpus: CorpusSettings, seed: int, encoder: WindowEncoder, progress: Callable[[int, int], None]
 ) -> Selection:
@@ -174,6 +185,7 @@ class _Plan:
         for source in pool.train:
             for document in in_selection_order(source.documents, seed):
                 self.sides[source.name, is_heldout(document, corpus.heldout_permille)].append(document)
+            self.sides[source.name, True] = evaluation_part(self.sides[source.name, True], corpus.evaluation_part)
         self.streams: dict[tuple[str, str], Stream] = {}
         wanted = corpus.num_sequences + corpus.num_heldout + corpus.num_eval_wiki
         self.tick = lambda: progress(min(sum(len(s.picks) for s in self.streams.values()), wanted - 1), wanted)
@@ -192,7 +204,8 @@ class _Plan:
         """Take candidates for the evaluation pages."""
         if self.pool.evaluation is not None and self.corpus.num_eval_wiki:
             source = self.pool.evaluation
-            stream = self._stream("eval_wiki", source.name, in_selection_order(source.documents, self.seed))
+            pages = evaluation_part(in_selection_order(source.documents, self.seed), self.corpus.evaluation_part)
+            stream = self._stream("eval_wiki", source.name, pages)
             stream.take(_with_spare(self.corpus.num_eval_wiki))
 
     def draw_heldout(self) -> None:

@@ -3,7 +3,9 @@ import pytest
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.explain import explain
 from dihal_core.profiles import load_study
-from dihal_core.stages import STAGES, SettingsView, check_stages, ensure, find, make_request, unit_label
+from dihal_core.requests import find, make_request
+from dihal_core.runner import ensure
+from dihal_core.stages import STAGES, SettingsView, check_stages, unit_label
 from dihal_core.store import StageRecord, StageStore
 
 

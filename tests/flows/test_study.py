@@ -11,7 +11,9 @@ from prefect.states import State
 
 from dihal_core.planning import plan_study
 from dihal_core.profiles import load_study
-from dihal_core.stages import STAGES, ensure, find
+from dihal_core.requests import find
+from dihal_core.runner import ensure
+from dihal_core.stages import STAGES
 from dihal_core.store import StageStore
 from dihal_core.study import pin_device, request_for, study_name, units_of
 from flows.study import full_study

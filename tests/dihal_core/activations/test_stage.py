@@ -10,7 +10,8 @@ from dihal_core.activations.reader import load_pool, load_whole
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ConfigError, ResourceError
 from dihal_core.profiles import load_study
-from dihal_core.stages import ensure, make_request
+from dihal_core.requests import make_request
+from dihal_core.runner import ensure
 
 
 @pytest.fixture(scope="module")

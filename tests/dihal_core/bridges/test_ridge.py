@@ -8,7 +8,7 @@ from dihal_core.bridges.ridge import load_ridge
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError
 from dihal_core.profiles import load_study
-from dihal_core.stages import ensure
+from dihal_core.runner import ensure
 from dihal_core.study import request_for
 
 

@@ -8,7 +8,8 @@ from dihal_core.corpus.documents import group_permille
 from dihal_core.corpus.windows import SPLITS, load_windows
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.profiles import load_study
-from dihal_core.stages import ensure, make_request
+from dihal_core.requests import make_request
+from dihal_core.runner import ensure
 
 
 def build(home, seed=0, assets=None, progress=None, **overrides):

@@ -16,8 +16,9 @@ from dihal_core.corpus.shards import FOLDERS, folder_quotas
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import AssetError, ConfigError, NetworkError
 from dihal_core.profiles import load_study
+from dihal_core.requests import make_request
+from dihal_core.runner import ensure
 from dihal_core.seeding import stream
-from dihal_core.stages import ensure, make_request
 
 VOCABULARY = [f"{a}{b}" for a in ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti") for b in range(300)]
 

@@ -5,7 +5,7 @@ import pytest
 from dihal_core.backbones.tokenizers import byte_tokenizer, pad_id, separator_id
 from dihal_core.config import CorpusSettings
 from dihal_core.corpus.documents import Document, group_permille
-from dihal_core.corpus.selection import select
+from dihal_core.corpus.selection import evaluation_part, select
 from dihal_core.corpus.sources import Pool, Source
 from dihal_core.corpus.tokenise import WindowEncoder
 from dihal_core.profiles import load_study
@@ -138,3 +138,25 @@ def test_a_small_evaluation_set_takes_one_window_of_many_documents_before_a_seco
     counts = Counter(entry.document.id for entry, _ in selection.picks["eval_wiki"])
     assert len(counts) == len(pages.documents)
     assert max(counts.values()) <= 4
+
+
+def test_test_and_development_sets_share_no_document_whatever_the_seeds(articles, pages):
+    pool = Pool((source("wiki", articles),), pages)
+    quoted, looked_at = (
+        {
+            split: set().union(*(texts(draw(pool, seed=seed, evaluation_part=part), split) for seed in (0, 1)))
+            for split in ("heldout", "eval_wiki")
+        }
+        for part in ("test", "development")
+    )
+    for split in ("heldout", "eval_wiki"):
+        assert quoted[split] and looked_at[split]
+        assert not quoted[split] & looked_at[split]
+
+
+def test_a_group_is_never_divided_between_test_and_development():
+    documents = [Document(f"act{n}", sentence(f"act{n}"), "books", metadata={"group": f"play{n % 5}"}) for n in range(30)]
+    test, development = evaluation_part(documents, "test"), evaluation_part(documents, "development")
+    assert {d.group for d in test}.isdisjoint(d.group for d in development)
+    assert sorted(d.id for d in [*test, *development]) == sorted(d.id for d in documents)
+    assert len({d.group for d in test}) == 3

@@ -16,7 +16,9 @@ from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.evaluation.evaluate import build_evaluation
 from dihal_core.profiles import load_study
 from dihal_core.progress import silent
-from dihal_core.stages import STAGES, SettingsView, StageContext, ensure, make_request
+from dihal_core.requests import make_request
+from dihal_core.runner import ensure
+from dihal_core.stages import STAGES, SettingsView, StageContext
 from dihal_core.store import StageRecord, StageStore
 
 LAYER = 2

@@ -18,7 +18,8 @@ from dihal_core.hybrid.leaks import arm_leak, backbone_leak, control_leak, requi
 from dihal_core.hybrid.model import Hybrid
 from dihal_core.profiles import load_study
 from dihal_core.progress import silent
-from dihal_core.stages import ensure, make_request
+from dihal_core.requests import make_request
+from dihal_core.runner import ensure
 
 BRIDGE = MlpBridgeSettings(width=16, blocks=1, context_width=16, context_blocks=1, context_heads=2)
 

@@ -9,7 +9,9 @@ from dihal_core.bridges.frame import Frame
 from dihal_core.config import TrainingSettings
 from dihal_core.corpus.windows import Windows
 from dihal_core.profiles import load_study
-from dihal_core.stages import STAGES, ensure, make_request
+from dihal_core.requests import make_request
+from dihal_core.runner import ensure
+from dihal_core.stages import STAGES
 from dihal_core.study import request_for
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.targets import RecomputeTargets

@@ -5,13 +5,15 @@ import torch
 
 from dihal_core.bridges.arms import load_arms
 from dihal_core.errors import ConfigError
-from dihal_core.stages import ensure, find
+from dihal_core.requests import find
+from dihal_core.runner import ensure
 
 
 @pytest.fixture(scope="module")
 def finished(study, smoke):
     """The full training of the smoke study at layer 2."""
-    from dihal_core.stages import STAGES, make_request
+    from dihal_core.requests import make_request
+    from dihal_core.stages import STAGES
 
     home, records = study
     inputs = {name: records[name] for name in STAGES["replace"].inputs}

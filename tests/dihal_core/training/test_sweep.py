@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dihal_core.errors import ConfigError
-from dihal_core.stages import ensure, find
+from dihal_core.requests import find
+from dihal_core.runner import ensure
 from dihal_core.training.sweep import control_layers
 
 LOSSES = {"fvu", "fvu_without_outliers", "relative_mse", "raw_mse", "paper_bridge_loss", "kl", "nll"}

@@ -1,0 +1,107 @@
+"""Makes the store a request asks for, once, and says what went wrong when it cannot."""
+
+import importlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dihal_core.config import StudySettings
+from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.progress import Progress, silent
+from dihal_core.provenance import code_closure
+from dihal_core.requests import StageRequest, find, records_in
+from dihal_core.stages import STAGES, SettingsView, StageContext
+from dihal_core.store import StageRecord, StageStore, discard_store, inspect_store, store_lock
+
+log = logging.getLogger(__name__)
+
+
+def _discard_damaged_inputs(home: Path, inputs: Mapping[str, Any]) -> None:
+    """Free the names of input stores that do not match their digests, however large, so that a rerun remakes them."""
+    for value in inputs.values():
+        for record in records_in(value):
+            status = inspect_store(home, record.stage, record.key, full=True)
+            if status.state == "damaged":
+                log.warning("%s/%s is damaged (%s); discarded", record.stage, record.key, status.reason)
+                discard_store(home, record.stage, record.key)
+
+
+def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
+    """Return the record of an intact store for `request`, making the store if need be.
+
+    One process at a time makes a store; another one waits and then finds it made. A damaged store is
+    discarded and made anew; a partial one is resumed by its builder.
+
+    Raises
+    ------
+    ArtifactError
+        If an input store is gone.
+    ResourceError
+        If the disk is full or not writable.
+    """
+    home = Path(request.home)
+    status = find(request)
+    if status.record is not None:
+        return status.record
+    spec = STAGES[request.stage]
+    with store_lock(home, request.stage, request.key):
+        status = find(request)
+        if status.record is not None:
+            return status.record
+        if status.state == "damaged":
+            log.warning("%s: store %s is damaged (%s); making it again", request.label, request.key, status.reason)
+            discard_store(home, request.stage, request.key)
+        settings = StudySettings.model_validate(request.settings)
+        inputs: dict[str, StageRecord | dict[str | int, StageRecord]] = {}
+        for name, value in request.inputs.items():
+            if isinstance(value, dict):
+                inputs[name] = StageRecord.from_json(value)
+            else:
+                records = [StageRecord.from_json(item) for item in value]
+                inputs[name] = {record.unit: record for record in records if record.unit is not None}
+        for value in inputs.values():
+            for record in records_in(value):
+                if not record.path.is_dir():
+                    raise ArtifactError(
+                        f"{request.label} needs {record.uri}, which is gone; run the study again, "
+                        f"it recomputes stage {record.stage!r}"
+                    )
+        module, _, function = spec.builder.partition(":")
+        try:
+            build: Callable[[StageContext], dict[str, Any]] = getattr(importlib.import_module(module), function)
+            store = StageStore(home, request.stage, request.key)
+            started = time.monotonic()
+            counts = build(
+                StageContext(
+                    SettingsView(settings, request.stage, spec.reads),
+                    request.unit,
+                    inputs,
+                    request.values,
+                    store,
+                    progress,
+                )
+            )
+            if code_closure(module) != request.document["code"]:
+                shutil.rmtree(store.path)
+                raise ArtifactError(
+                    f"{request.label}: core code was edited while it ran, so its result belongs to no version of the "
+                    "code and was discarded; run the same command again"
+                )
+            counts = {**counts, "seconds": round(time.monotonic() - started, 3)}
+            return store.finalize(
+                counts, {"request": request.document, "study_settings": request.settings}, request.unit
+            )
+        except ArtifactError:
+            _discard_damaged_inputs(home, inputs)
+            shutil.rmtree(home / request.stage / f"{request.key}.partial", ignore_errors=True)
+            raise
+        except OSError as error:
+            if error.errno in (28, 122):  # ENOSPC, EDQUOT
+                raise ResourceError(
+                    f"{request.label}: the disk under {home} is full ({error}); free some space and run the same "
+                    "command again, finished units are kept"
+                ) from error
+            raise
