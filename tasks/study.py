@@ -2,6 +2,7 @@
 
 import json
 import logging
+import queue
 import resource
 import time
 from pathlib import Path
@@ -52,20 +53,20 @@ class StudyRun:
         total, cached = len(pending), 0
         log.info("stage %s: %s", stage, f"{total} {STAGES[stage].unit}s" if units is not None else "one run")
         self.futures[stage] = []
+        landed: queue.SimpleQueue[str | int | None] = queue.SimpleQueue()
         while pending or flying:
             while pending and len(flying) < workers:
                 unit = pending.pop(0)
                 flying[unit] = self._submit(stage, unit)
-            for unit, (request, made, future) in list(flying.items()):
-                future.wait(timeout=0.05 if len(flying) > 1 else None)
-                if not future.state.is_final():
-                    continue
-                del flying[unit]
-                cached += made is not None
-                record = self._finish(request, made, future, tolerate_failures)
-                if record is not None:
-                    done[unit] = record
-                self._show(stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached)
+                # Told, not asked: every look at a future's state is a request to the server.
+                flying[unit][2].add_done_callback(lambda _, unit=unit: landed.put(unit))
+            unit = landed.get()
+            request, made, future = flying.pop(unit)
+            cached += made is not None
+            record = self._finish(request, made, future, tolerate_failures)
+            if record is not None:
+                done[unit] = record
+            self._show(stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached)
         self.records[stage] = {u: r for u, r in done.items() if u is not None} if units is not None else done[None]
         self.ledger["stages"][stage] = {
             "wall_seconds": round(time.monotonic() - started, 2),
