@@ -141,6 +141,7 @@ def plan_study(settings: StudySettings, home: Path) -> list[dict[str, Any]]:
                 "status": "cached" if to_run == 0 else "will run" if not made else f"{to_run} of {len(asked)} will run",
                 "why": first,
                 "bytes": int(cost["bytes"]),
+                "bytes_to_write": int(cost["bytes"] * share),
                 "download_bytes": int(cost.get("download", 0) * share),
                 "hours": share
                 * (cost["flops"] / cost["rate"] + cost.get("download", 0) / DOWNLOAD_BYTES_PER_SECOND)
@@ -175,6 +176,10 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
     lines.append(
         f"{'total':<12} {sum(row['task_runs'] for row in rows):>5} {_bytes(sum(row['bytes'] for row in rows)):>8} "
         f"{_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
+    )
+    lines.append(
+        f"Still to write: {_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
+        "once it is made, cached or not)."
     )
     rate = (
         "one H200-class GPU at 40 % of 790 TFLOP/s (geometry: 60 GFLOP/s float64 on two CPU cores)"
@@ -220,7 +225,7 @@ def preflight(settings: StudySettings, home: Path) -> list[str]:
     """
     check_local_weights(settings.backbone, home)
     rows = plan_study(settings, home)
-    needed = sum(row["bytes"] * row["to_run"] // max(row["units"], 1) for row in rows)
+    needed = sum(row["bytes_to_write"] for row in rows)
     require_disk(home, needed, f"study {study_name(settings)}")
     to_run = [row["stage"] for row in rows if row["to_run"]]
     hours = sum(row["hours"] for row in rows)

@@ -150,7 +150,8 @@ def test_test_and_development_sets_share_no_document_whatever_the_seeds(articles
         for part in ("test", "development")
     )
     for split in ("heldout", "eval_wiki"):
-        assert quoted[split] and looked_at[split]
+        assert quoted[split]
+        assert looked_at[split]
         assert not quoted[split] & looked_at[split]
 
 
