@@ -185,12 +185,12 @@ def _candidate_columns(
 
 
 def interval(value: float, replicate_B: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """Return the value with percentiles of its replicates; null bounds without replicates."""
-    if len(replicate_B) == 0:
-        return {"value": float(value), "low": None, "high": None}
+    """Return the value with percentiles and standard error (ddof 1) of its replicates; nulls where there are none."""
+    if len(replicate_B) < 2:
+        return {"value": float(value), "low": None, "high": None, "se": None}
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(replicate_B, [tail, 100.0 - tail])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return {"value": float(value), "low": float(low), "high": float(high), "se": float(replicate_B.std(ddof=1))}
 
 
 def _values(tables: Mapping[int, Any], layers: list[int], group: str, suffix: str = "") -> dict[str, np.ndarray]:

@@ -74,13 +74,14 @@ def test_impossible_scores_are_refused():
         score_layers({**values(), "curvature": np.ones((3, 2))})
 
 
-def test_intervals_are_percentiles_or_absent():
+def test_intervals_are_percentiles_with_a_standard_error_or_absent():
     assert interval(0.5, np.linspace(0, 1, 101), 0.9) == {
         "value": 0.5,
         "low": pytest.approx(0.05),
         "high": pytest.approx(0.95),
+        "se": pytest.approx(np.linspace(0, 1, 101).std(ddof=1)),
     }
-    assert interval(0.5, np.zeros(0), 0.9) == {"value": 0.5, "low": None, "high": None}
+    assert interval(0.5, np.zeros(0), 0.9) == {"value": 0.5, "low": None, "high": None, "se": None}
 
 
 # ------------------------------------------------------------------------------ from records
