@@ -15,7 +15,7 @@ from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
 from dihal_core.requests import find
-from dihal_core.stages import STAGES
+from dihal_core.stages import FLOWS, STAGES
 from dihal_core.store import StageRecord, require_disk
 from dihal_core.study import Records, request_for, study_name, units_of
 
@@ -103,15 +103,17 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
         "report": {"bytes": 2e6, "flops": 0, "rate": rate},
+        "locate": {"bytes": 3e6, "flops": 0, "rate": rate},
     }
 
 
-def plan_study(settings: StudySettings, home: Path) -> list[dict[str, Any]]:
-    """Return one row per stage: units, status, why, bytes, hours, task runs. Runs nothing."""
+def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") -> list[dict[str, Any]]:
+    """Return one row per stage of `flow`: units, status, why, bytes, hours, task runs. Runs nothing."""
     records: Records = {}
     costs = stage_costs(settings)
     rows = []
-    for name, stage in STAGES.items():
+    for name in FLOWS[flow]:
+        stage = STAGES[name]
         units = units_of(name, settings)
         asked = list(units) if units is not None else [None]
         missing = [source for source in (*stage.inputs, *stage.after) if source not in records]
@@ -213,7 +215,7 @@ def check_local_weights(backbone: BackboneSettings, home: Path) -> None:
         ) from error
 
 
-def preflight(settings: StudySettings, home: Path) -> list[str]:
+def preflight(settings: StudySettings, home: Path, flow: str = "full-study") -> list[str]:
     """Check what can fail before minutes are spent; return lines worth showing.
 
     Raises
@@ -224,7 +226,7 @@ def preflight(settings: StudySettings, home: Path) -> list[str]:
         If local weights are missing or unreadable.
     """
     check_local_weights(settings.backbone, home)
-    rows = plan_study(settings, home)
+    rows = plan_study(settings, home, flow)
     needed = sum(row["bytes_to_write"] for row in rows)
     require_disk(home, needed, f"study {study_name(settings)}")
     to_run = [row["stage"] for row in rows if row["to_run"]]

@@ -158,23 +158,23 @@ class StudyRun:
         ]
         return sum(json.loads((record.path / MANIFEST).read_bytes())["bytes"] for record in records)
 
-    def finish(self) -> dict[str, Any]:
-        """Publish report and ledger; return the study's result as a small record."""
-        report = self.record("report")
+    def finish(self, stage: str = "report") -> dict[str, Any]:
+        """Publish the page of the flow's last stage and the ledger; return the result as a small record."""
+        report = self.record(stage)
         self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
         self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.ledger["store_bytes"] = self._store_bytes()
         self.ledger["reasons"] = dict(self.reasons)
-        folder = publish_study(self.home, self.settings, report, self.ledger)
+        page = publish_study(self.home, self.settings, report, self.ledger)
         answer = [str(line) for line in report.counts["answer"]]
         create_markdown_artifact(
-            "## Answer\n\n" + "\n".join(f"- {line}" for line in answer) + f"\n\nReport: [{folder / 'report.html'}]"
-            f"({(folder / 'report.html').as_uri()})",
-            key=artifact_key(self.ledger["study"], "answer"),
+            "## Answer\n\n" + "\n".join(f"- {line}" for line in answer) + f"\n\nReport: [{page}]({page.as_uri()})",
+            key=artifact_key(self.ledger["study"], "answer" if stage == "report" else f"{stage}-answer"),
         )
         return {
             "study": self.ledger["study"],
-            "folder": str(folder),
+            "folder": str(page.parent),
+            "report": str(page),
             "answer": answer,
             "failed_layers": {unit_label(unit): text for unit, text in self.failed.items()},
             "wall_seconds": self.ledger["wall_seconds"],
