@@ -87,7 +87,7 @@ STAGES: dict[str, Stage] = {
             "dihal_core.geometry.protocol:build_geometry",
             reads=("geometry", "seed"),
             inputs=("activations",),
-            libraries=SCIENCE,
+            libraries=(*SCIENCE, "torch"),
             unit="layer",
             writes="one row per subsample: the three proxies, both ridges, diagnostics; document bootstrap",
         ),

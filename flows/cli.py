@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
+from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="check install, pins, disk, GPU, model, corpus, server")
     _study_arguments(doctor)
+
+    add_geometry_arguments(commands)
 
     up = commands.add_parser("up", help="start a local Prefect server and worker and deploy everything")
     up.add_argument("--home", default=None, help="folder of all stores (default: $DIHAL_HOME or ./runs)")
@@ -221,6 +224,7 @@ COMMANDS = {
     "plan": _plan,
     "setup": _setup,
     "doctor": _doctor,
+    "geometry": run_geometry,
     "up": _up,
     "down": _down,
     "report": _report,

@@ -53,6 +53,20 @@ def _bridge(bridge: Json) -> str:
     return kinds.get(bridge["kind"]) or str(bridge["kind"])
 
 
+def _example(activations: Json) -> str:
+    if activations["token_policy"] == "random":
+        return f"one token state, {activations['positions_per_sequence']} per window"
+    return {"last": "the last token state of a window", "mean": "the mean state of a window"}[
+        activations["token_policy"]
+    ]
+
+
+def _ridge(geometry: Json) -> str:
+    if geometry["ridge"] == "relative":
+        return f"{geometry['eps_relative']:g} x total variance / dimensions"
+    return f"{geometry['eps']:g}"
+
+
 def protocol_table(settings: Json) -> Table:
     """Return each step of the protocol: this study, the paper, and whether they agree."""
     corpus, activations, geometry = settings["corpus"], settings["activations"], settings["geometry"]
@@ -73,13 +87,13 @@ def protocol_table(settings: Json) -> Table:
         _text("text", "Dolma v1.7" if dolma else f"{corpus['kind']} corpus", "Dolma v1.7", SAME if dolma else OTHER),
         _count("hidden states collected from", activations["num_sequences"], 300_000, "sequences"),
         _text(
-            "an example is", f"one token state, {activations['positions_per_sequence']} per window, "
-            f"first {activations['skip_positions']} positions left out", SILENT, OURS,
+            "an example is", f"{_example(activations)}, first {activations['skip_positions']} positions left out",
+            SILENT, OURS,
         ),
         _text("window", f"{corpus['window_tokens']} tokens with a separator in front", SILENT, OURS),
         _draws("proxies from", geometry["large_count"], geometry["large_size"], (100, 3000)),
         _draws("stability from additional draws", geometry["small_count"], geometry["small_size"], (30, 500)),
-        _text("neighbours k, ridge eps", f"k = {geometry['k']}, eps = {geometry['eps']:g}", SILENT, OURS),
+        _text("neighbours k, ridge eps", f"k = {geometry['k']}, eps = {_ridge(geometry)}", SILENT, OURS),
         _text("score", "z(curvature) + z(monotonicity) \u2212 z(effective rank)", "the same, never fitted", SAME),
         _text("candidate layers", f"{first}{DASH}{last} of {backbone['num_layers']}", SILENT, OURS),
         _text("intervals", f"{geometry['bootstrap_replicates']} resamples of documents", SILENT, OURS),
