@@ -194,6 +194,13 @@ class GeometrySettings(ProxySettings):
         return self
 
 
+class MetricSettings(Settings):
+    """Further metrics of every layer, on one sample of rows and windows that all layers share (ours)."""
+
+    rows: int = Field(2000, ge=16, description="Token states of the pool that the metrics are measured on (ours).")
+    sequences: int = Field(32, ge=1, description="Whole windows behind prompt entropy and prompt curvature (ours).")
+
+
 class ScoreSettings(Settings):
     """S(l) = z(curvature) + z(monotonicity) - z(effective rank) over candidate layers (paper section 2)."""
 
@@ -344,6 +351,7 @@ class StudySettings(Settings):
     corpus: CorpusSettings
     activations: ActivationSettings
     geometry: GeometrySettings = GeometrySettings()
+    metrics: MetricSettings = MetricSettings()
     score: ScoreSettings = ScoreSettings()
     bridge: BridgeSettings = MlpBridgeSettings()
     sweep: SweepSettings

@@ -103,6 +103,12 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
         "report": {"bytes": 2e6, "flops": 0, "rate": rate},
+        "metrics": {
+            "bytes": 1e5,
+            "flops": tables**2 * settings.metrics.rows**2 * width
+            + tables * settings.metrics.rows * backbone.vocab_size * width * 2,
+            "rate": GEOMETRY_CPU_FLOPS,
+        },
         "locate": {"bytes": 3e6, "flops": 0, "rate": rate},
     }
 
