@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dihal_core.backbones.identity import backbone_identity
+from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
@@ -29,14 +30,6 @@ DOWNLOAD_BYTES_PER_SECOND = 50e6
 ASSET_BYTES = {"model": 100e6, "text": 46e6}
 
 
-def bridge_parameters(settings: StudySettings) -> int:
-    """Return an estimate of the trained parameters of one bridge, from its widths (exact count: the sweep's ledger)."""
-    b, d = settings.bridge, settings.backbone.hidden_size
-    context = d * b.context_width + b.context_blocks * 13 * b.context_width**2
-    denoiser = 2 * d * b.width + b.blocks * 8 * b.width**2 + b.context_width * b.width
-    return int(context + denoiser)
-
-
 def _training_tokens(settings: StudySettings, section: Any, fraction: float) -> float:
     training, window = section.training, settings.corpus.window_tokens
     full = section.num_sequences * fraction * training.epochs
@@ -49,7 +42,8 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     backbone, corpus, acts = settings.backbone, settings.corpus, settings.activations
     depth, width, window = backbone.num_layers, backbone.hidden_size, corpus.window_tokens
     candidates, per_token = len(settings.candidate_layers), 2.0 * backbone.num_parameters
-    tables, bridge = len(settings.table_layers), bridge_parameters(settings)
+    tables, size = len(settings.table_layers), bridge_size(settings.bridge, width)
+    bridge, bridge_flops = size.parameters, size.flops
     on_gpu = backbone.num_parameters > 2e9 or settings.compute.device == "cuda"
     rate = GPU_FLOPS if on_gpu else CPU_FLOPS
 
@@ -66,6 +60,8 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     recompute = 0.0 if acts.whole_sequences else sum(settings.candidate_layers) / depth * per_token
     likelihood = candidates * settings.sweep.likelihood_sequences * window * 2 * per_token * 0.6
     final_tokens = _training_tokens(settings, settings.replace, 1.0)
+    sampled = getattr(settings.bridge, "positions_per_sequence", None) or window
+    sweep_states, final_states = (tokens * min(1.0, sampled / window) for tokens in (sweep_tokens, final_tokens))
     evaluated = (corpus.num_heldout + corpus.num_eval_wiki) * window
     arms = 4 + len(settings.evaluation.sampling_steps)
     shards = 19 * corpus.shards_per_source * corpus.shard_prefix_megabytes * 1e6
@@ -90,7 +86,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         },
         "sweep": {
             "bytes": candidates * 8 * bridge,
-            "flops": candidates * (sweep_tokens * 6 * bridge + validation * 2 * bridge)
+            "flops": candidates * (sweep_states * 3 + validation) * bridge_flops
             + (sweep_tokens + validation) * recompute
             + likelihood,
             "rate": rate / 4 if not on_gpu else rate,
@@ -98,7 +94,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         "agreement": {"bytes": 5e4, "flops": 0, "rate": rate},
         "replace": {
             "bytes": 16 * bridge,
-            "flops": final_tokens * (10 * bridge + per_token * 0.1),
+            "flops": final_states * 5 * bridge_flops + final_tokens * per_token * 0.1,
             "rate": rate / 4 if not on_gpu else rate,
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},

@@ -105,7 +105,10 @@ class TrainedArm(BasedArm):
 
     @abc.abstractmethod
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the training objective per state, mean over dimensions, and its time t, both (B, T)."""
+        """Return the training objective per state, mean over dimensions, and its time t, both (B, T).
+
+        A time of NaN marks a state that was not measured and does not count.
+        """
 
     @abc.abstractmethod
     def objective(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.denoiser import TokenDenoiser
 from dihal_core.bridges.frame import Arm, BasedArm, Batch, Frame, TrainedArm
-from dihal_core.config import MlpBridgeSettings
+from dihal_core.config import BridgeBase
 
 
 class Regressor(TrainedArm):
@@ -23,7 +23,7 @@ class Regressor(TrainedArm):
 
     kind: ClassVar[str] = "regressor"
 
-    def __init__(self, settings: MlpBridgeSettings, frame: Frame):
+    def __init__(self, settings: BridgeBase, frame: Frame):
         super().__init__(frame)
         self.context = CausalTransformer(
             frame.width, settings.context_width, settings.context_blocks, settings.context_heads
