@@ -239,6 +239,13 @@ class BridgeBase(Settings):
     clip_sd: float = Field(
         10.0, gt=0, description="Standardised targets are clipped here in the training loss only (ours)."
     )
+    next_token_weight: float = Field(
+        0.0, ge=0, description="Weight of the next-token loss through the upper blocks, per nat (paper; value ours)."
+    )
+    distillation_weight: float = Field(
+        0.0, ge=0, description="Weight of KL(teacher || hybrid) through the upper blocks, per nat (paper; value ours)."
+    )
+    suffix_windows: int = Field(2, ge=1, description="Windows of each batch that these two losses are taken on (ours).")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "BridgeBase":

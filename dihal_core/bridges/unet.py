@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
-from dihal_core.bridges.frame import Batch, Frame, TrainedArm
+from dihal_core.bridges.frame import Batch, Frame, TrainedArm, suffix_weights
 from dihal_core.bridges.latents import latent_shape, load_diffusers, make_latents
 from dihal_core.bridges.processes import batch_noise
 from dihal_core.bridges.schedules import Schedule, make_schedule
@@ -111,6 +111,20 @@ class UnetBridge(TrainedArm):
         error_BT = error_BT.masked_scatter(chosen_BT, (estimate_ND - target_ND).square().mean(dim=-1))
         return error_BT, torch.where(chosen_BT, t_BT, torch.nan)
 
+    def one_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Estimate sampled positions from t = 1; elsewhere the target stands, as if those blocks were in place."""
+        chosen_BT = self.choose(batch.mask_BT, generator)
+        context_BTWX, seen_TW = self.prefix(batch.condition_BTD)
+        base_ND = self._base(batch.base_BTD[chosen_BT])
+        t_N = torch.ones(len(base_ND), device=base_ND.device)
+        noise_ND = torch.randn(batch.target_BTD.shape, generator=generator, device=generator.device)[chosen_BT]
+        x_ND = self.schedule.noised(batch.target_BTD[chosen_BT], base_ND, t_N, noise_ND)
+        estimate_ND = self._in_chunks(
+            x_ND, t_N, batch.condition_BTD[chosen_BT], context_BTWX[chosen_BT],
+            seen_TW.expand(len(batch.mask_BT), -1, -1)[chosen_BT], base_ND,
+        )  # fmt: skip
+        return batch.target_BTD.masked_scatter(chosen_BT[..., None], estimate_ND)
+
     def choose(self, mask_BT: Tensor, generator: torch.Generator) -> Tensor:
         """Mark at most `positions_per_sequence` counted positions of every window, drawn from `generator`."""
         wanted = self.settings.positions_per_sequence
@@ -123,7 +137,7 @@ class UnetBridge(TrainedArm):
     def objective(self) -> dict[str, float]:
         """Times below one are the diffusion term, t = 1 the reconstruction term."""
         endpoint = self.settings.endpoint_probability
-        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, "next_token": 0.0, "distillation": 0.0}
+        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, **suffix_weights(self.settings)}
 
     def attention_flops(self, positions: int) -> int:
         """FLOPs per token beyond one use of every matrix: convolutions and attention over the latent's pixels."""

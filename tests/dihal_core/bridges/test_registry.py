@@ -115,7 +115,8 @@ def test_sampling_is_reproducible_and_its_noise_follows_the_seed(kind):
 def test_loss_terms_are_named_and_weighted(kind):
     weights = random_arm(SETTINGS[kind], D, seed=0).objective()
     assert set(weights) == {"diffusion", "reconstruction", "next_token", "distillation"}
-    assert sum(weights.values()) == pytest.approx(1)
+    assert weights["diffusion"] + weights["reconstruction"] == pytest.approx(1)
+    assert weights["next_token"] == SETTINGS[kind].next_token_weight
 
 
 def test_an_unknown_kind_names_the_nearest():
