@@ -429,6 +429,12 @@ class StudySettings(Settings):
     metrics: MetricSettings = MetricSettings()
     score: ScoreSettings = ScoreSettings()
     bridge: BridgeSettings = MlpBridgeSettings()
+    sweep_layers: str = Field(
+        "all",
+        pattern=r"^(all|none|top:[1-9][0-9]*)$",
+        description="Which candidates train a bridge: all, the top k by the sealed score, or none (ours; for large "
+        "backbones on a schedule).",
+    )
     sweep: SweepSettings
     agreement: AgreementSettings = AgreementSettings()
     replace: ReplaceSettings

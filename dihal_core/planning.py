@@ -16,9 +16,9 @@ from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
 from dihal_core.requests import find
-from dihal_core.stages import FLOWS, STAGES
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, require_disk
-from dihal_core.study import Records, request_for, study_name, units_of
+from dihal_core.study import Records, request_for, stages_of, study_name, swept_layers, units_of
 
 GPU_FLOPS = 790e12 * 0.40
 """Assumed: bf16 rate of one H200-class GPU at 40 % model FLOP utilisation."""
@@ -41,7 +41,8 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     """Return `{stage: {"bytes", "flops", "rate", "download"}}` of all units together."""
     backbone, corpus, acts = settings.backbone, settings.corpus, settings.activations
     depth, width, window = backbone.num_layers, backbone.hidden_size, corpus.window_tokens
-    candidates, per_token = len(settings.candidate_layers), 2.0 * backbone.num_parameters
+    swept = swept_layers(settings, None)
+    candidates, per_token = len(swept), 2.0 * backbone.num_parameters
     tables, size = len(settings.table_layers), bridge_size(settings.bridge, width)
     bridge, bridge_flops = size.parameters, size.flops
     on_gpu = backbone.num_parameters > 2e9 or settings.compute.device == "cuda"
@@ -57,7 +58,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
 
     sweep_tokens = _training_tokens(settings, settings.sweep, 1 - settings.sweep.validation_fraction)
     validation = settings.sweep.num_sequences * settings.sweep.validation_fraction * window
-    recompute = 0.0 if acts.whole_sequences else sum(settings.candidate_layers) / depth * per_token
+    recompute = 0.0 if acts.whole_sequences else sum(swept) / depth * per_token
     likelihood = candidates * settings.sweep.likelihood_sequences * window * 2 * per_token * 0.6
     final_tokens = _training_tokens(settings, settings.replace, 1.0)
     sampled = getattr(settings.bridge, "positions_per_sequence", None) or window
@@ -73,7 +74,8 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         "corpus": {"bytes": windows, "flops": 0, "rate": rate, "download": shards if corpus.kind == "dolma" else 0},
         "gates": {"bytes": 1e4, "flops": 4 * window * per_token * (depth / 2 + 2), "rate": rate},
         "activations": {
-            "bytes": pool * width * 2 * tables + acts.whole_sequences * window * width * 2 * candidates,
+            "bytes": pool * width * 2 * tables
+            + acts.whole_sequences * window * width * 2 * len(settings.candidate_layers),
             "flops": acts.num_sequences * window * per_token,
             "rate": rate,
         },
@@ -114,11 +116,12 @@ def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") ->
     records: Records = {}
     costs = stage_costs(settings)
     rows = []
-    for name in FLOWS[flow]:
+    stages = stages_of(flow, settings)
+    for name in stages:
         stage = STAGES[name]
-        units = units_of(name, settings)
+        units = units_of(name, settings, records)
         asked = list(units) if units is not None else [None]
-        missing = [source for source in (*stage.inputs, *stage.after) if source not in records]
+        missing = [source for source in (*stage.inputs, *stage.after) if source in stages and source not in records]
         made: dict[Any, StageRecord] = {}
         reasons: list[str] = []
         if missing:

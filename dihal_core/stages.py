@@ -122,6 +122,7 @@ STAGES: dict[str, Stage] = {
             inputs=("assets", "corpus", "activations", "ridge"),
             libraries=TORCH,
             unit="layer",
+            after=("score",),
             writes="losses of bridge and controls on validation, per document; training curve; ledger; bridge weights",
         ),
         Stage(
