@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
+from flows import cli_corpus
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="check install, pins, disk, GPU, model, corpus, server")
     _study_arguments(doctor)
+
+    cli_corpus.add_arguments(commands, _Parser)
 
     up = commands.add_parser("up", help="start a local Prefect server and worker and deploy everything")
     up.add_argument("--home", default=None, help="folder of all stores (default: $DIHAL_HOME or ./runs)")
@@ -195,6 +198,7 @@ COMMANDS = {
     "plan": _plan,
     "setup": _setup,
     "doctor": _doctor,
+    "corpus": cli_corpus.run,
     "up": _up,
     "down": _down,
     "report": _report,

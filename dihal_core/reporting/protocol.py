@@ -63,7 +63,8 @@ def protocol_table(settings: Json) -> Table:
     weights = f", weights quantised to {backbone['quantisation']}" if backbone.get("quantisation") else ""
     dolma = corpus["kind"] == "dolma"
     held = "held-out Dolma v1.7" if dolma else "held-out windows of the same sources"
-    wiki = "wiki-like pages" if corpus["num_eval_wiki"] else "no wiki set"
+    published = corpus.get("evaluation") == "wikitext103"
+    wiki = "no wiki set" if not corpus["num_eval_wiki"] else "WikiText-103" if published else "wiki-like pages"
     rows = [
         _text(
             "backbone", f"{backbone['name']}{weights}", "Llama-3.1-8B-Instruct; Qwen3-8B",
@@ -89,7 +90,8 @@ def protocol_table(settings: Json) -> Table:
               SAME if bridge["kind"] == "unet" else OTHER),
         _count("final training on", replace["num_sequences"], 300_000, "sequences"),
         _training("final training", replace["training"], replace["num_sequences"], 4),
-        _text("evaluated on", f"{wiki}; {held}", "WikiText-103; held-out Dolma v1.7", OTHER),
+        _text("evaluated on", f"{wiki}; {held}", "WikiText-103; held-out Dolma v1.7",
+              SAME if dolma and wiki == "WikiText-103" else OTHER),
         _text("controls", "ridge map, deterministic regressor, skip; depth, norm", "single proxies, Early/Middle/Late", OURS),
     ]  # fmt: skip
     labels = {"item": "step", "study": "this study", "paper": "paper", "status": "reading"}
