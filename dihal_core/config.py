@@ -157,6 +157,11 @@ class ActivationSettings(Settings):
     positions_per_sequence: int = Field(
         1, ge=1, description="Token states per window in the pool (ours; paper silent)."
     )
+    token_policy: Literal["random", "last", "mean"] = Field(
+        "random",
+        description="What an example is: token states at random positions, the last token of a window, or the mean "
+        "state of a window (ours; paper silent).",
+    )
     skip_positions: int = Field(4, ge=1, description="First positions excluded from the pool: attention sinks (ours).")
     whole_sequences: int = Field(
         0, ge=0, description="Windows stored whole at every candidate layer for the sweep; 0 means recompute (ours)."
@@ -165,16 +170,61 @@ class ActivationSettings(Settings):
     unit_batches: int = Field(4, ge=1, description="Batches per committed unit; a kill loses at most one unit (ours).")
     threads: int = Field(2, ge=1, le=256, description="Intra-op threads of the forward; bf16 states depend on it.")
 
+    @model_validator(mode="after")
+    def _one_row_per_window(self) -> "ActivationSettings":
+        if self.token_policy != "random" and self.positions_per_sequence != 1:
+            raise ValueError(
+                f"token_policy {self.token_policy} gives one row per window, positions_per_sequence is "
+                f"{self.positions_per_sequence}; set the latter to 1"
+            )
+        return self
+
 
 # ---------------------------------------------------------------------------------- geometry
-class GeometrySettings(Settings):
-    """The three proxies and the paper's bootstrap protocol (section 2)."""
+class ProxySettings(Settings):
+    """How the rows of one layer become the three proxies: every choice the paper's text leaves open."""
 
     k: int = Field(10, ge=1, le=200, description="Neighbours of each point (ours).")
     eps: float = Field(
         1e-6, gt=0, description="Absolute ridge of curvature and stiffness; the paper's plain reading (value ours)."
     )
     eps_relative: float = Field(1e-2, gt=0, description="Ridge relative to tr/d, shown beside the headline (ours).")
+    ridge: Literal["absolute", "relative"] = Field(
+        "absolute", description="Which of the two ridges the headline proxies use (ours)."
+    )
+    curvature_form: Literal["inverse_top", "inverse_trace", "k_over_trace"] = Field(
+        "inverse_top",
+        description="Local curvature of a neighbourhood with covariance C: 1 / (lambda_max(C) + eps), 1 / (tr C + eps) "
+        "or 1 / (tr C / k + eps) (ours: the formula is lost in our copy of the paper).",
+    )
+    metric: Literal["euclidean", "cosine"] = Field(
+        "euclidean",
+        description="Which rows are neighbours; cosine compares rows as stored, not centred. Covariances are of the "
+        "rows themselves either way (ours).",
+    )
+    include_self: bool = Field(True, description="The point belongs to its own neighbourhood of k + 1 rows (ours).")
+    scaling: Literal["raw", "unit_trace", "token_rms"] = Field(
+        "raw",
+        description="raw: rows as stored; unit_trace: each subsample divided by the root of its total variance; "
+        "token_rms: each row divided by its root mean square (ours).",
+    )
+    backend: Literal["numpy", "torch-cpu", "torch-cuda"] = Field(
+        "numpy", description="Library and device of the arithmetic, float64 everywhere; part of the key (ours)."
+    )
+
+    @model_validator(mode="after")
+    def _neighbourhood_has_spread(self) -> "ProxySettings":
+        if not self.include_self and self.k < 2:
+            raise ValueError(
+                f"k = {self.k} without the point itself leaves one row, which has no covariance; raise k or set "
+                "include_self=true"
+            )
+        return self
+
+
+class GeometrySettings(ProxySettings):
+    """The three proxies and the paper's bootstrap protocol (section 2)."""
+
     num_pairs: int = Field(5000, ge=1, description="Sampled pairs of the monotonicity proxy (ours).")
     large_count: int = Field(100, ge=1, description="Paper: 100 subsamples.")
     large_size: int = Field(3000, ge=8, description="Paper: 3K examples each.")
@@ -212,6 +262,13 @@ class ScoreSettings(Settings):
         None, ge=1, description="Last candidate; null means L-1 (ours: block L is never one)."
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="Level of intervals (ours).")
+    aggregate: Literal["mean_of_scores", "score_of_means"] = Field(
+        "mean_of_scores",
+        description="z-scores inside each subsample and the mean of the scores, or z-scores of the proxies' means (ours).",
+    )
+    transform: Literal["linear", "log"] = Field(
+        "linear", description="Proxies, or their logarithms, enter the z-scores (ours)."
+    )
 
 
 # ---------------------------------------------------------------------------------- bridge and training

@@ -16,7 +16,7 @@ from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading,
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
 from dihal_core.requests import find
-from dihal_core.stages import STAGES
+from dihal_core.stages import FLOWS, STAGES
 from dihal_core.store import StageRecord, require_disk
 from dihal_core.study import Records, request_for, study_name, units_of
 
@@ -109,15 +109,17 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
         "report": {"bytes": 2e6, "flops": 0, "rate": rate},
+        "locate": {"bytes": 3e6, "flops": 0, "rate": rate},
     }
 
 
-def plan_study(settings: StudySettings, home: Path) -> list[dict[str, Any]]:
-    """Return one row per stage: units, status, why, bytes, hours, task runs. Runs nothing."""
+def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") -> list[dict[str, Any]]:
+    """Return one row per stage of `flow`: units, status, why, bytes, hours, task runs. Runs nothing."""
     records: Records = {}
     costs = stage_costs(settings)
     rows = []
-    for name, stage in STAGES.items():
+    for name in FLOWS[flow]:
+        stage = STAGES[name]
         units = units_of(name, settings)
         asked = list(units) if units is not None else [None]
         missing = [source for source in (*stage.inputs, *stage.after) if source not in records]
@@ -147,6 +149,7 @@ def plan_study(settings: StudySettings, home: Path) -> list[dict[str, Any]]:
                 "status": "cached" if to_run == 0 else "will run" if not made else f"{to_run} of {len(asked)} will run",
                 "why": first,
                 "bytes": int(cost["bytes"]),
+                "bytes_to_write": int(cost["bytes"] * share),
                 "download_bytes": int(cost.get("download", 0) * share),
                 "hours": share
                 * (
@@ -176,6 +179,10 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
     lines.append(
         f"{'total':<12} {sum(row['task_runs'] for row in rows):>5} {in_bytes(sum(row['bytes'] for row in rows)):>8} "
         f"{in_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
+    )
+    lines.append(
+        f"Still to write: {_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
+        "once it is made, cached or not)."
     )
     rate = (
         "one H200-class GPU at 40 % of 790 TFLOP/s (geometry: 60 GFLOP/s float64 on two CPU cores)"
@@ -209,7 +216,7 @@ def check_local_weights(backbone: BackboneSettings, home: Path) -> None:
         ) from error
 
 
-def preflight(settings: StudySettings, home: Path) -> list[str]:
+def preflight(settings: StudySettings, home: Path, flow: str = "full-study") -> list[str]:
     """Check what can fail before minutes are spent; return lines worth showing.
 
     Raises
@@ -220,8 +227,8 @@ def preflight(settings: StudySettings, home: Path) -> list[str]:
         If local weights are missing or unreadable.
     """
     check_local_weights(settings.backbone, home)
-    rows = plan_study(settings, home)
-    needed = sum(row["bytes"] * row["to_run"] // max(row["units"], 1) for row in rows)
+    rows = plan_study(settings, home, flow)
+    needed = sum(row["bytes_to_write"] for row in rows)
     require_disk(home, needed, f"study {study_name(settings)}")
     to_run = [row["stage"] for row in rows if row["to_run"]]
     hours = sum(row["hours"] for row in rows)

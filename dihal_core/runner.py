@@ -3,6 +3,7 @@
 import importlib
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -104,4 +105,9 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
                     f"{request.label}: the disk under {home} is full ({error}); free some space and run the same "
                     "command again, finished units are kept"
                 ) from error
+            raise
+        except RuntimeError:  # torch's own: out of memory, a lost device; the next attempt loads the model afresh
+            loading = sys.modules.get("dihal_core.backbones.loading")
+            if loading is not None:
+                loading.forget_backbones()
             raise

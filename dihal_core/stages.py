@@ -90,7 +90,7 @@ STAGES: dict[str, Stage] = {
             "dihal_core.geometry.protocol:build_geometry",
             reads=("geometry", "seed"),
             inputs=("activations",),
-            libraries=SCIENCE,
+            libraries=(*SCIENCE, "torch"),
             unit="layer",
             writes="one row per subsample: the three proxies, both ridges, diagnostics; document bootstrap",
         ),
@@ -172,8 +172,24 @@ STAGES: dict[str, Stage] = {
             libraries=("matplotlib", "jinja2"),
             writes="report.html, study.json, figures, tables as CSV",
         ),
+        Stage(
+            "locate",
+            "dihal_core.reporting.locate:build_locate",
+            reads=("",),
+            inputs=("corpus", "activations", "geometry", "score"),
+            libraries=("matplotlib", "jinja2"),
+            writes="locate.html, locate.json, every subsample as CSV, figures",
+        ),
     )
 }
+
+
+LOCATE = ("assets", "corpus", "activations", "geometry", "score", "locate")
+FLOWS: dict[str, tuple[str, ...]] = {
+    "full-study": tuple(name for name in STAGES if name not in LOCATE[-1:]),
+    "locate": LOCATE,
+}
+"""The stages of each flow, in order. What two flows share they share as stores."""
 
 
 def check_stages(names: Iterable[str]) -> None:

@@ -82,14 +82,15 @@ def resolve_home(home: str | os.PathLike[str] | None = None) -> Path:
     return Path(value).expanduser().resolve()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name, flush it to disk, rename."""
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write `data` under a temporary name, flush it to disk (if `durable`), rename."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(temporary, "wb") as handle:
         handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
+        if durable:
+            handle.flush()
+            os.fsync(handle.fileno())
     os.replace(temporary, path)
 
 
@@ -208,9 +209,13 @@ class StageStore:
         """Write one JSON data file atomically."""
         return self.write_bytes(name, dump_json(value))
 
-    def commit(self, unit: str, payload: dict[str, Any]) -> None:
-        """Record that `unit` is complete, after its data files were written."""
-        write_atomically(self.path / "commits" / f"{unit}.json", dump_json(payload))
+    def commit(self, unit: str, payload: dict[str, Any], durable: bool = True) -> None:
+        """Record that `unit` is complete, after its data files were written.
+
+        Without `durable` a killed process loses nothing, but a power cut may lose the record; use it for
+        records that hold their result themselves and are made again cheaply.
+        """
+        write_atomically(self.path / "commits" / f"{unit}.json", dump_json(payload), durable)
 
     def committed(self) -> dict[str, dict[str, Any]]:
         """Return `{unit: payload}` of all complete units of this and earlier attempts.

@@ -105,10 +105,12 @@ def values_of(
         values["python"] = platform.python_version()  # the code source is this interpreter's standard library
     if stage == "replace":
         values["layer"] = chosen_layer(settings, records["score"])
-    if stage == "report":
-        values.update(study_name=study_name(settings), failed_layers={str(k): v for k, v in failed.items()})
-        values["seals"] = _seals(study_folder(home, settings) / "sealed.json")
+    if stage in ("report", "locate"):
+        values["study_name"] = study_name(settings)
         values["backbone_identity"] = backbone_identity(settings.backbone, home)
+    if stage == "report":
+        values["failed_layers"] = {str(k): v for k, v in failed.items()}
+        values["seals"] = _seals(study_folder(home, settings) / "sealed.json")
     return values
 
 
@@ -137,18 +139,23 @@ def study_folder(home: Path, settings: StudySettings) -> Path:
     return home / "studies" / study_name(settings)
 
 
+PUBLISHED = {"report": ("report.html", "study.json"), "locate": ("locate.html", "locate.json", "subsamples.csv")}
+"""What the last stage of a flow hands to people; its page comes first."""
+LEDGERS = {"report": "ledger.json", "locate": "locate-ledger.json"}
+
+
 def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledger: dict[str, Any]) -> Path:
-    """Copy report and result of the report store into the study's folder and return that folder."""
+    """Copy page and result of a flow's last store into the study's folder and return the path of the page."""
     folder = study_folder(home, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("report.html", "study.json"):
+    for name in PUBLISHED[report.stage]:
         write_atomically(folder / name, (report.path / name).read_bytes())
     write_atomically(folder / "settings.json", dump_json(settings.model_dump(mode="json")))
-    write_atomically(folder / "ledger.json", dump_json(ledger))
+    write_atomically(folder / LEDGERS[report.stage], dump_json(ledger))
     figures = report.path / "figures"
     if figures.is_dir():
         shutil.copytree(figures, folder / "figures", dirs_exist_ok=True)
-    return folder
+    return folder / PUBLISHED[report.stage][0]
 
 
 def seal_selection(home: Path, settings: StudySettings, score: StageRecord) -> dict[str, Any]:

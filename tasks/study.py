@@ -2,6 +2,7 @@
 
 import json
 import logging
+import queue
 import resource
 import time
 from pathlib import Path
@@ -52,20 +53,20 @@ class StudyRun:
         total, cached = len(pending), 0
         log.info("stage %s: %s", stage, f"{total} {STAGES[stage].unit}s" if units is not None else "one run")
         self.futures[stage] = []
+        landed: queue.SimpleQueue[str | int | None] = queue.SimpleQueue()
         while pending or flying:
             while pending and len(flying) < workers:
                 unit = pending.pop(0)
                 flying[unit] = self._submit(stage, unit)
-            for unit, (request, made, future) in list(flying.items()):
-                future.wait(timeout=0.05 if len(flying) > 1 else None)
-                if not future.state.is_final():
-                    continue
-                del flying[unit]
-                cached += made is not None
-                record = self._finish(request, made, future, tolerate_failures)
-                if record is not None:
-                    done[unit] = record
-                self._show(stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached)
+                # Told, not asked: every look at a future's state is a request to the server.
+                flying[unit][2].add_done_callback(lambda _, unit=unit: landed.put(unit))
+            unit = landed.get()
+            request, made, future = flying.pop(unit)
+            cached += made is not None
+            record = self._finish(request, made, future, tolerate_failures)
+            if record is not None:
+                done[unit] = record
+            self._show(stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached)
         self.records[stage] = {u: r for u, r in done.items() if u is not None} if units is not None else done[None]
         self.ledger["stages"][stage] = {
             "wall_seconds": round(time.monotonic() - started, 2),
@@ -157,23 +158,23 @@ class StudyRun:
         ]
         return sum(json.loads((record.path / MANIFEST).read_bytes())["bytes"] for record in records)
 
-    def finish(self) -> dict[str, Any]:
-        """Publish report and ledger; return the study's result as a small record."""
-        report = self.record("report")
+    def finish(self, stage: str = "report") -> dict[str, Any]:
+        """Publish the page of the flow's last stage and the ledger; return the result as a small record."""
+        report = self.record(stage)
         self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
         self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.ledger["store_bytes"] = self._store_bytes()
         self.ledger["reasons"] = dict(self.reasons)
-        folder = publish_study(self.home, self.settings, report, self.ledger)
+        page = publish_study(self.home, self.settings, report, self.ledger)
         answer = [str(line) for line in report.counts["answer"]]
         create_markdown_artifact(
-            "## Answer\n\n" + "\n".join(f"- {line}" for line in answer) + f"\n\nReport: [{folder / 'report.html'}]"
-            f"({(folder / 'report.html').as_uri()})",
-            key=artifact_key(self.ledger["study"], "answer"),
+            "## Answer\n\n" + "\n".join(f"- {line}" for line in answer) + f"\n\nReport: [{page}]({page.as_uri()})",
+            key=artifact_key(self.ledger["study"], "answer" if stage == "report" else f"{stage}-answer"),
         )
         return {
             "study": self.ledger["study"],
-            "folder": str(folder),
+            "folder": str(page.parent),
+            "report": str(page),
             "answer": answer,
             "failed_layers": {unit_label(unit): text for unit, text in self.failed.items()},
             "wall_seconds": self.ledger["wall_seconds"],

@@ -16,6 +16,7 @@ ARTIFACT_CONTENT = {
     "replace": "training curves",
     "evaluate": "final table with intervals",
     "report": "the answer, link to the report",
+    "locate": "the answer, link to the page",
 }
 
 
@@ -27,6 +28,7 @@ VALUES = {
     "agreement": "seed",
     "replace": "backbone identity, chosen layer",
     "report": "backbone identity, failed layers, seals",
+    "locate": "backbone identity",
 }
 """What enters a key beside settings, inputs, code and libraries."""
 

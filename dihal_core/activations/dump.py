@@ -101,7 +101,13 @@ def make_plan(
         document_N=document_N,
         separator_id=windows.separator_id,
         rows_M3=sample_rows(
-            tokens_NT, lengths_N, document_N, chosen.positions_per_sequence, chosen.skip_positions, seed
+            tokens_NT,
+            lengths_N,
+            document_N,
+            chosen.positions_per_sequence,
+            chosen.skip_positions,
+            seed,
+            chosen.token_policy,
         ),
         table_layers=table_layers(candidates, num_layers),
         candidate_layers=candidates,
@@ -110,6 +116,8 @@ def make_plan(
         batch_sequences=chosen.batch_sequences,
         unit_batches=chosen.unit_batches,
         hidden_size=hidden_size,
+        token_policy=chosen.token_policy,
+        skip_positions=chosen.skip_positions,
     )
 
 

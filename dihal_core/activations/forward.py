@@ -24,7 +24,10 @@ def batch_states(backbone: Backbone, plan: DumpPlan, start: int) -> dict[str, np
     found: dict[str, np.ndarray] = {}
 
     def keep(layer: int, hidden_BTD: torch.Tensor) -> None:
-        found[pool_array(layer)] = to_bits(hidden_BTD[window_M, position_M])
+        if plan.token_policy == "mean":
+            found[pool_array(layer)] = to_bits(_mean_states(hidden_BTD[window_M], plan.skip_positions, position_M))
+        else:
+            found[pool_array(layer)] = to_bits(hidden_BTD[window_M, position_M])
         if whole and layer in plan.candidate_layers:
             found[whole_array(layer)] = to_bits(hidden_BTD[:whole])
         if layer == top and not bool(torch.isfinite(hidden_BTD).all()):
@@ -32,6 +35,15 @@ def batch_states(backbone: Backbone, plan: DumpPlan, start: int) -> dict[str, np
 
     backbone.visit(torch.from_numpy(plan.batch(start)), plan.table_layers, keep)
     return found
+
+
+def _mean_states(hidden_MTD: torch.Tensor, first: int, last_M: torch.Tensor) -> torch.Tensor:
+    """Mean of the states at positions first..last of each window, summed in float32."""
+    position_T = torch.arange(hidden_MTD.shape[1], device=hidden_MTD.device)
+    inside_MT = (position_T >= first) & (position_T <= last_M[:, None])
+    # Not a product with 0: positions outside may hold anything, inf included.
+    kept_MTD = torch.where(inside_MT[:, :, None], hidden_MTD.float(), 0.0)
+    return kept_MTD.sum(dim=1) / inside_MT.sum(dim=1, keepdim=True)
 
 
 def _explain_non_finite(backbone: Backbone, plan: DumpPlan, start: int) -> None:

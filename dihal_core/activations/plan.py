@@ -37,7 +37,7 @@ class DumpPlan:
     document_N: np.ndarray
     separator_id: int
     rows_M3: np.ndarray
-    """(sequence, position, document) of every pool row, int32, in order."""
+    """(sequence, position, document) of every pool row, int32, in order; the last position of a mean."""
     table_layers: tuple[int, ...]
     candidate_layers: tuple[int, ...]
     whole_sequences: int
@@ -45,6 +45,9 @@ class DumpPlan:
     batch_sequences: int
     unit_batches: int
     hidden_size: int
+    token_policy: str = "random"
+    skip_positions: int = 0
+    """First positions that no pool row describes; read by the policy `mean`."""
 
     @property
     def windows(self) -> int:
@@ -94,9 +97,17 @@ class DumpPlan:
 
 
 def sample_rows(
-    tokens_NT: np.ndarray, lengths_N: np.ndarray, document_N: np.ndarray, positions: int, skip: int, seed: int
+    tokens_NT: np.ndarray,
+    lengths_N: np.ndarray,
+    document_N: np.ndarray,
+    positions: int,
+    skip: int,
+    seed: int,
+    policy: str = "random",
 ) -> np.ndarray:
     """Choose the pool rows: `positions` positions per window from skip..length-1, without replacement.
+
+    Under the policies `last` and `mean` it is the window's last position.
 
     The choice depends on the seed and the window's tokens only, not on its place or on other windows.
     A window with fewer eligible positions gives all it has. Ours: the paper does not say which tokens.
@@ -114,6 +125,9 @@ def sample_rows(
     parts = []
     for sequence, (length, document) in enumerate(zip(lengths_N.tolist(), document_N.tolist(), strict=True)):
         eligible = np.arange(skip, length, dtype=np.int32)
+        if policy != "random":
+            parts.append(np.array([[sequence, length - 1, document]] if len(eligible) else [], np.int32).reshape(-1, 3))
+            continue
         content = hashlib.sha256(np.ascontiguousarray(tokens_NT[sequence, :length], dtype="<i4").tobytes()).hexdigest()
         draw = stream(seed, "activations", "positions", content)
         chosen = np.sort(draw.choice(eligible, size=min(positions, len(eligible)), replace=False))

@@ -6,6 +6,7 @@ state of the prefix token, and the last token predicts nothing that is there.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -113,26 +114,29 @@ def score_finals(
     next_N = tokens_BT[:, 1:][mask_BT[:, :-1]]
     teacher_ND = teacher_final_BTD[mask_BT]
     arm_ND = {arm: final_BTD[mask_BT] for arm, final_BTD in finals.items()}
-    columns = {arm: {name: [] for name in ("nll", "kl", "top1")} for arm in finals}
-    teacher_nll = []
+    # Filled in place: small results kept from every chunk would settle in the holes that the freed chunks of logits
+    # leave, and the heap would grow by a chunk each time.
+    column_N = functools.partial(torch.empty, len(next_N), dtype=torch.float32, device=device)
+    columns = {arm: {name: column_N() for name in ("nll", "kl", "top1")} for arm in finals}
+    teacher_nll_N = column_N()
     step = max(16, CHUNK_LOGITS // backbone.vocab_size)
     for start in range(0, len(next_N), step):
         rows = slice(start, start + step)
         target_N1 = next_N[rows, None]
         teacher_NV = _log_probabilities(backbone, teacher_ND[rows])
         probability_NV, best_N = teacher_NV.exp(), teacher_NV.argmax(dim=-1)
-        teacher_nll.append(-teacher_NV.gather(1, target_N1)[:, 0])
+        teacher_nll_N[rows] = -teacher_NV.gather(1, target_N1)[:, 0]
         for arm, column in columns.items():
             arm_NV = _log_probabilities(backbone, arm_ND[arm][rows])
-            column["nll"].append(-arm_NV.gather(1, target_N1)[:, 0])
-            column["top1"].append(arm_NV.argmax(dim=-1) == best_N)
+            column["nll"][rows] = -arm_NV.gather(1, target_N1)[:, 0]
+            column["top1"][rows] = (arm_NV.argmax(dim=-1) == best_N).float()
             difference_NV = torch.sub(teacher_NV, arm_NV, out=arm_NV)
-            column["kl"].append(torch.linalg.vecdot(difference_NV, probability_NV))
-    shared = {"teacher_nll_BT": _scatter(teacher_nll, mask_BT), "mask_BT": mask_BT.cpu().numpy()}
+            column["kl"][rows] = torch.linalg.vecdot(difference_NV, probability_NV)
+    shared = {"teacher_nll_BT": _scatter(teacher_nll_N, mask_BT), "mask_BT": mask_BT.cpu().numpy()}
     _require_finite("teacher", shared["teacher_nll_BT"])
     metrics = {}
     for arm, column in columns.items():
-        values = {f"{name}_BT": _scatter(parts, mask_BT) for name, parts in column.items()}
+        values = {f"{name}_BT": _scatter(values_N, mask_BT) for name, values_N in column.items()}
         _require_finite(arm, values["nll_BT"] + values["kl_BT"])
         metrics[arm] = TokenMetrics(**values, **shared)
     return metrics
@@ -142,10 +146,9 @@ def _log_probabilities(backbone: Backbone, final_ND: torch.Tensor) -> torch.Tens
     return torch.log_softmax(backbone.logits(final_ND).float(), dim=-1)
 
 
-def _scatter(parts: list[torch.Tensor], mask_BT: torch.Tensor) -> np.ndarray:
+def _scatter(values_N: torch.Tensor, mask_BT: torch.Tensor) -> np.ndarray:
     values_BT = torch.zeros(mask_BT.shape, dtype=torch.float64, device=mask_BT.device)
-    if parts:
-        values_BT[mask_BT] = torch.cat(parts).double()
+    values_BT[mask_BT] = values_N.double()
     return values_BT.cpu().numpy()
 
 

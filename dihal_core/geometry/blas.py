@@ -115,12 +115,21 @@ def inverse_from_cholesky(r_DD: np.ndarray) -> np.ndarray:
 
 def whiten_rows(r_DD: np.ndarray, x_ND: np.ndarray) -> np.ndarray:
     """Overwrite every row x of `x_ND` by R^-T x, so that |row|^2 = x^T (R^T R)^-1 x."""
+    return _solve_rows(r_DD, x_ND, b"N")
+
+
+def unwhiten_rows(r_DD: np.ndarray, x_ND: np.ndarray) -> np.ndarray:
+    """Overwrite every row x of `x_ND` by R^-1 x: after `whiten_rows`, row x is (R^T R)^-1 x."""
+    return _solve_rows(r_DD, x_ND, b"T")
+
+
+def _solve_rows(r_DD: np.ndarray, x_ND: np.ndarray, transpose: bytes) -> np.ndarray:
     _require(x_ND, np.float64, np.float32)
     _require(r_DD, x_ND.dtype.type)
     n, d = x_ND.shape
     one = ctypes.byref(_REAL[x_ND.dtype](1.0))
     _TRSM[x_ND.dtype](
-        b"L", b"L", b"N", b"N", _int(d), _int(n), one, r_DD.ctypes.data, _int(d), x_ND.ctypes.data, _int(d)
+        b"L", b"L", transpose, b"N", _int(d), _int(n), one, r_DD.ctypes.data, _int(d), x_ND.ctypes.data, _int(d)
     )
     return x_ND
 

@@ -6,6 +6,9 @@ k (ddof 1), so an 11 x 11 problem replaces a D x D one and no rows are gathered.
 Letters: N rows, D columns, K stored neighbours, k neighbours of the setting, m = k + 1 rows of a neighbourhood.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 
 CANCELLATION = 1e-4
@@ -162,3 +165,34 @@ def middle_top_eigenvalues(local_nmm: np.ndarray) -> tuple[float, float]:
     open_n = (upper_n >= least) & (lower_n <= most)
     exact_n = np.sort(top_eigenvalues(local_nmm[open_n]))
     return float(exact_n[first - below]), float(exact_n[second - below])
+
+
+def traces(local_nmm: np.ndarray) -> np.ndarray:
+    """Return the trace of every matrix, shape (n,)."""
+    return np.einsum("nii->n", local_nmm)
+
+
+def middle_traces(local_nmm: np.ndarray) -> tuple[float, float]:
+    """Return the two middle order statistics of the matrices' traces (equal for odd n)."""
+    n = len(local_nmm)
+    middle = np.partition(traces(local_nmm), [(n - 1) // 2, n // 2])
+    return float(middle[(n - 1) // 2]), float(middle[n // 2])
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalForm:
+    """What of a neighbourhood's covariance C its curvature 1 / (spread + eps) is read from."""
+
+    middle: Callable[[np.ndarray], tuple[float, float]]
+    """Centred Gram matrices (n, m, m) -> the two middle order statistics, exact."""
+    each: Callable[[np.ndarray], np.ndarray]
+    """Centred Gram matrices -> one value each; cheap, for resampling."""
+    over_k: bool
+    """The spread is divided by k."""
+
+
+FORMS: dict[str, LocalForm] = {
+    "inverse_top": LocalForm(middle_top_eigenvalues, lambda local_nmm: bound_top_eigenvalues(local_nmm)[0], False),
+    "inverse_trace": LocalForm(middle_traces, traces, False),
+    "k_over_trace": LocalForm(middle_traces, traces, True),
+}

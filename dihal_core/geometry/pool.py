@@ -13,18 +13,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dihal_core.errors import ConfigError, NumericsError
+from dihal_core.config import ProxySettings
+from dihal_core.errors import NumericsError
 from dihal_core.geometry.blas import symv, syrk_columns
 from dihal_core.geometry.neighbourhoods import (
     CANCELLATION,
+    FORMS,
     list_depth,
     local_grams,
-    middle_top_eigenvalues,
     nearest,
     nearest_in_subsample,
 )
+from dihal_core.geometry.rows import check_request, identical_rows, require_rows, rms_rows, unit_rows
 from dihal_core.geometry.spectrum import fixed_start, top_eigenvalue
-from dihal_core.geometry.stiffness import median_stiffness, median_stiffness_dual
+from dihal_core.geometry.stiffness import DualStiffness, median_stiffness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Sample:
     lambda_max: float
     """Largest eigenvalue of Sigma."""
     local_middle: tuple[float, float]
-    """The two middle order statistics of lambda_max(Sigma_i) over points."""
+    """The two middle order statistics over points of the local spread that `curvature_form` names."""
     squared_M: np.ndarray
     """|x_i - x_j|^2 of the kept pairs."""
     dropped_pairs: int
@@ -51,45 +53,6 @@ Moments = tuple[float, float, Callable[[float], float]]
 """Trace, largest eigenvalue, and eps -> median stiffness."""
 
 
-def require_finite(x_ND: np.ndarray, label: str) -> None:
-    """Raise `NumericsError` naming the first row with a NaN or inf."""
-    for first in range(0, len(x_ND), 4096):
-        bad_B = ~np.isfinite(x_ND[first : first + 4096]).all(axis=1)
-        if bad_B.any():
-            row = first + int(bad_B.argmax())
-            column = int((~np.isfinite(x_ND[row])).argmax())
-            raise NumericsError(
-                f"{label}: row {row} holds {x_ND[row, column]} in column {column}; "
-                "activations must be finite, store them as bfloat16 or float32, never float16"
-            )
-
-
-def check_request(num_rows: int, pairs_M2: np.ndarray, k: int) -> None:
-    """Raise `ConfigError` for a sample too small for k neighbours or for impossible pairs."""
-    if num_rows < k + 2:
-        raise ConfigError(f"got {num_rows} rows for k = {k}; at least k + 2 = {k + 2} are needed: add rows or lower k")
-    pairs_M2 = np.asarray(pairs_M2)
-    if pairs_M2.ndim != 2 or pairs_M2.shape[1] != 2 or len(pairs_M2) == 0 or pairs_M2.dtype.kind not in "iu":
-        raise ConfigError(f"pairs have shape {pairs_M2.shape} and type {pairs_M2.dtype}; pass integers of shape (M, 2)")
-    if pairs_M2.min() < 0 or pairs_M2.max() >= num_rows:
-        raise ConfigError(f"pairs name rows {pairs_M2.min()}..{pairs_M2.max()} of {num_rows}; use 0..{num_rows - 1}")
-    if (pairs_M2[:, 0] == pairs_M2[:, 1]).any():
-        row = int(pairs_M2[(pairs_M2[:, 0] == pairs_M2[:, 1]).argmax(), 0])
-        raise ConfigError(f"a pair joins row {row} with itself; pairs need two different rows")
-    possible = num_rows * (num_rows - 1) // 2
-    if len(pairs_M2) > possible:
-        raise ConfigError(
-            f"got {len(pairs_M2)} pairs of {num_rows} rows; only {possible} exist: lower num_pairs or add rows"
-        )
-
-
-def identical_rows(x_ND: np.ndarray) -> np.ndarray:
-    """Return one label per row, equal exactly where rows are equal, shape (N,)."""
-    plain_ND = np.ascontiguousarray(x_ND + 0.0)  # -0.0 becomes 0.0: equal values get equal bytes
-    bytes_N = plain_ND.view(np.dtype((np.void, plain_ND.dtype.itemsize * plain_ND.shape[1]))).reshape(-1)
-    return np.unique(bytes_N, return_inverse=True)[1].reshape(-1).astype(np.int32)
-
-
 class GramPool:
     """Rows with their Gram matrix and neighbour lists.
 
@@ -97,33 +60,45 @@ class GramPool:
     ----------
     x_ND : ndarray of shape (N, D)
         Rows; computed in float64 about their common mean.
-    k : int
-        Neighbours of each point.
+    settings : ProxySettings
+        `k`, `metric`, `include_self`, `curvature_form` and `scaling` (here only `token_rms`) are read.
     sample_rows : int, optional
         Size of the subsamples to come; None if only the whole pool will be measured.
     label : str
         Named in errors, e.g. `layer 7`.
     """
 
-    def __init__(self, x_ND: np.ndarray, k: int, sample_rows: int | None = None, label: str = "x"):
-        if x_ND.ndim != 2 or x_ND.shape[1] < 1:
-            raise ConfigError(f"{label}: got an array of shape {x_ND.shape}; pass (rows, dimensions)")
-        if len(x_ND) < k + 2:
-            raise ConfigError(
-                f"{label}: got {len(x_ND)} rows for k = {k}; at least k + 2 = {k + 2} are needed: add rows or lower k"
-            )
-        require_finite(x_ND, label)
-        self.k, self.label = k, label
+    def __init__(self, x_ND: np.ndarray, settings: ProxySettings, sample_rows: int | None = None, label: str = "x"):
+        require_rows(x_ND, settings.k, label)
+        if settings.scaling == "token_rms":
+            x_ND = rms_rows(x_ND, label)
+        self.settings, self.k, self.label = settings, settings.k, label
         self.twin_N = identical_rows(x_ND)
         if self.twin_N.max() == 0:
             raise NumericsError(f"{label}: all {len(x_ND)} rows are equal; there is no variance to measure")
         self.centred_ND = np.ascontiguousarray(x_ND, dtype=np.float64)
-        self.centred_ND = self.centred_ND - self.centred_ND.mean(axis=0)
-        self.gram_NN = self.centred_ND @ self.centred_ND.T
+        self.mean_D = self.centred_ND.mean(axis=0)
+        self.centred_ND = self.centred_ND - self.mean_D
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused below
+            self.gram_NN = self.centred_ND @ self.centred_ND.T
         self.norm_N = np.ascontiguousarray(np.diagonal(self.gram_NN))
+        if not 0.0 < self.trace < np.inf:
+            raise NumericsError(
+                f"{label}: the total variance is {self.trace} in float64; rescale the rows to ordinary magnitudes"
+            )
+        self.search_NN = self.gram_NN
+        """Inner products whose distances decide who is a neighbour."""
+        if settings.metric == "cosine":
+            unit_ND = unit_rows(x_ND, label)
+            self.search_NN = unit_ND @ unit_ND.T
         self.start_D = self._leading_direction(len(x_ND) if sample_rows is None else sample_rows)
-        depth = list_depth(len(x_ND), sample_rows, k) if sample_rows is not None else None
-        self.lists_NK = None if depth is None else nearest(self.gram_NN, depth)
+        depth = list_depth(len(x_ND), sample_rows, self.k) if sample_rows is not None else None
+        self.lists_NK = None if depth is None else nearest(self.search_NN, depth)
+
+    @property
+    def trace(self) -> float:
+        """Total variance of all rows, ddof 1."""
+        return float(self.norm_N.sum()) / (len(self.norm_N) - 1)
 
     def sample(self, pairs_M2: np.ndarray, rows_n: np.ndarray | None = None) -> Sample:
         """Return the sample of the pool rows `rows_n` (all by default); pairs are positions within it.
@@ -143,22 +118,33 @@ class GramPool:
         kept_M2, squared_M = self._squared_distances(np.asarray(pairs_M2), index_n)
         whole = rows_n is None
         many = n > self.centred_ND.shape[1]
-        listed = many and not whole and self._lists_serve(n)
-        part_nn = self.gram_NN if whole or listed else _submatrix(self.gram_NN, index_n)
+        listed = not whole and self._lists_serve(n)
+        part_nn = self.gram_NN if whole or (listed and many) else _submatrix(self.gram_NN, index_n)
         if listed and self.lists_NK is not None:
-            neighbours_nk = nearest_in_subsample(self.lists_NK, index_n, self.k, self.gram_NN)
-        else:
+            neighbours_nk = nearest_in_subsample(self.lists_NK, index_n, self.k, self.search_NN)
+        elif self.search_NN is self.gram_NN:
             neighbours_nk = index_n[nearest(part_nn, self.k)]
-        members_nm = np.concatenate([index_n[:, None], neighbours_nk], axis=1)
-        low, high = middle_top_eigenvalues(local_grams(self.gram_NN, self.centred_ND, self.twin_N, members_nm))
+        else:
+            neighbours_nk = index_n[nearest(self.search_NN if whole else _submatrix(self.search_NN, index_n), self.k)]
+        local_nmm, divisor = self.neighbourhoods(index_n, neighbours_nk)
+        low, high = FORMS[self.settings.curvature_form].middle(local_nmm)
         if many:
             trace, lambda_max, stiffness = self._by_covariance(None if whole else index_n, kept_M2, squared_M)
         else:
             trace, lambda_max, stiffness = _by_gram(part_nn, kept_M2, squared_M)
         dropped = len(pairs_M2) - len(kept_M2)
-        return Sample(
-            n, self.centred_ND.shape[1], trace, lambda_max, (low / self.k, high / self.k), squared_M, dropped, stiffness
-        )
+        middle = (low / divisor, high / divisor)
+        return Sample(n, self.centred_ND.shape[1], trace, lambda_max, middle, squared_M, dropped, stiffness)
+
+    def neighbourhoods(self, rows_n: np.ndarray, neighbours_nk: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the centred Gram matrices (n, m, m) of neighbourhoods, and what turns them into local spreads."""
+        members_nm = neighbours_nk
+        if self.settings.include_self:
+            members_nm = np.concatenate([rows_n[:, None], neighbours_nk], axis=1)
+        divisor = members_nm.shape[1] - 1
+        if FORMS[self.settings.curvature_form].over_k:
+            divisor *= self.k
+        return local_grams(self.gram_NN, self.centred_ND, self.twin_N, members_nm), divisor
 
     def _leading_direction(self, sample_rows: int) -> np.ndarray:
         """Start vector for subsamples: the pool's own leading direction, so that few steps are left."""
@@ -215,7 +201,7 @@ def _by_gram(gram_nn: np.ndarray, kept_M2: np.ndarray, squared_M: np.ndarray) ->
     return (
         float(np.trace(gram_nn)) / (n - 1),
         largest / (n - 1),
-        lambda eps: median_stiffness_dual(gram_nn, kept_M2, squared_M, eps),
+        DualStiffness(gram_nn, kept_M2, squared_M),
     )
 
 

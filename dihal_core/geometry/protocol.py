@@ -2,34 +2,37 @@
 
 Every large and small subsample gives one table row. All subsamples of a pool share its Gram matrix and
 neighbour lists where the pool fits (`geometry.max_pool_rows`); else each subsample has a Gram of its own.
-Subsamples are committed ten at a time: one flush to disk costs about as much as measuring one, and a
-kill loses at most nine.
+Each finished subsample is committed, so a kill loses the one in work. Only whole groups are flushed to
+disk, because a flush costs about as much as a measurement. The torch backends measure a group at once.
 
 Letters: N pool rows, n subsample rows, D columns, B replicates, M pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from dihal_core.activations.reader import Pool, load_pool
-from dihal_core.errors import NumericsError
 from dihal_core.geometry.blas import blas_threads
 from dihal_core.geometry.diagnostics import effective_number, outlier_mask, row_diagnostics
 from dihal_core.geometry.draws import Draw, distinct_pairs, draw_pairs, draw_rows, groups_of, protocol_draws
-from dihal_core.geometry.pool import GramPool, Sample, identical_rows, require_finite
-from dihal_core.geometry.proxies import PROXIES, Proxies, measure_sample
+from dihal_core.geometry.pool import GramPool
+from dihal_core.geometry.proxies import PROXIES, Proxies, headline_eps, measure_sample
 from dihal_core.geometry.resampling import document_fluctuations, draw_halves
+from dihal_core.geometry.rows import identical_rows, require_finite
 from dihal_core.geometry.table import FILE, encode_array, encode_table
 from dihal_core.seeding import stream
 
 GROUP_SIZE = 10
+TORCH_GROUP_SIZE = 50
 WITHOUT_OUTLIERS = 10
 """Large subsamples measured a second time without outlier rows."""
 RESAMPLING_PAIRS = 20_000
 
 Row = dict[str, Any]
+Request = tuple[str, np.ndarray, np.ndarray]
+"""Name of a subsample, its pool rows, its pairs."""
 
 
 class LayerPool:
@@ -39,25 +42,41 @@ class LayerPool:
         self.rows_ND, self.settings, self.label = rows_ND, settings, label
         self.fits = len(rows_ND) <= settings.max_pool_rows
         self._pool: GramPool | None = None
+        self._torch_pool: Any = None
 
     @property
     def pool(self) -> GramPool:
         """Gram matrix and neighbour lists of all rows."""
         if self._pool is None:
-            self._pool = GramPool(self.rows_ND, self.settings.k, self.settings.large_size, self.label)
+            self._pool = GramPool(self.rows_ND, self.settings, self.settings.large_size, self.label)
         return self._pool
 
     def prepare(self) -> bool:
         """Make the shared Gram matrix now, if there is to be one and it was not made yet; say whether it was."""
-        if self._pool is not None or not self.fits:
+        if self._pool is not None or not self.fits or self.settings.backend != "numpy":
             return False
         return self.pool is not None
 
-    def sample(self, rows_n: np.ndarray, pairs_M2: np.ndarray) -> Sample:
-        """Measure the rows `rows_n`; pairs are positions within them."""
-        if self.fits:
-            return self.pool.sample(pairs_M2, rows_n)
-        return GramPool(self.rows_ND[rows_n], self.settings.k, label=self.label).sample(pairs_M2)
+    def measure(self, requests: list[Request]) -> Iterator[Proxies]:
+        """Measure subsamples: pool rows, and pairs that are positions within them."""
+        if requests and self.settings.backend != "numpy":
+            yield from self._by_torch(requests)
+            return
+        for name, rows_n, pairs_M2 in requests:
+            label = f"{self.label}, {name}"
+            if self.fits:
+                sample = self.pool.sample(pairs_M2, rows_n)
+            else:
+                sample = GramPool(self.rows_ND[rows_n], self.settings, label=label).sample(pairs_M2)
+            yield measure_sample(sample, self.settings, label)
+
+    def _by_torch(self, requests: list[Request]) -> list[Proxies]:
+        from dihal_core.geometry.torch_route import TorchPool, torch_threads  # torch is heavy
+
+        with torch_threads(self.settings.threads):
+            if self._torch_pool is None:
+                self._torch_pool = TorchPool(self.rows_ND, self.settings, self.label, share_gram=self.fits)
+            return self._torch_pool.measure_all([(rows_n, pairs_M2) for _, rows_n, pairs_M2 in requests])
 
 
 def build_geometry(context: Any) -> dict[str, Any]:
@@ -123,38 +142,29 @@ def _measure_all(context: Any, layer_pool: LayerPool, draws: list[Draw]) -> list
     settings, seed = context.settings.geometry, context.settings.seed
     committed = context.store.committed()
     rows: list[Row] = []
-    for unit, group in groups_of(draws, GROUP_SIZE):
-        if unit in committed:
-            rows += committed[unit]["rows"]
-            continue
-        measured: list[Row] = []
-        if layer_pool.prepare():
-            context.progress(len(rows), len(draws), "subsamples")
-        for draw in group:
-            rows_n = draw_rows(seed, draw, len(layer_pool.rows_ND))
-            sample = layer_pool.sample(rows_n, draw_pairs(seed, draw, settings.num_pairs))
-            measured.append(
-                {
-                    "group": draw.group,
-                    "index": draw.index,
-                    **_finite(measure_sample(sample, settings), layer_pool, draw),
-                }
-            )
+    for unit, group in groups_of(draws, GROUP_SIZE if settings.backend == "numpy" else TORCH_GROUP_SIZE):
+        measured: list[Row] = committed.get(unit, {"rows": []})["rows"]
+        missing = group[len(measured) :]
+        if missing and layer_pool.prepare():
             context.progress(len(rows) + len(measured), len(draws), "subsamples")
-        context.store.commit(unit, {"rows": measured})
+        requests = [
+            (
+                _name(draw),
+                draw_rows(seed, draw, len(layer_pool.rows_ND)),
+                draw_pairs(seed, draw, settings.num_pairs),
+            )
+            for draw in missing
+        ]
+        for draw, proxies in zip(missing, layer_pool.measure(requests), strict=True):
+            measured.append({"group": draw.group, "index": draw.index, **proxies.row()})
+            context.store.commit(unit, {"rows": measured}, durable=len(measured) == len(group))
+            context.progress(len(rows) + len(measured), len(draws), "subsamples")
         rows += measured
     return rows
 
 
-def _finite(proxies: Proxies, layer_pool: LayerPool, draw: Draw) -> Row:
-    row = proxies.row()
-    bad = [name for name, value in row.items() if not np.isfinite(value)]
-    if bad:
-        raise NumericsError(
-            f"{layer_pool.label}: {bad[0]} of {draw.group} subsample {draw.index} is {row[bad[0]]}; "
-            "the activations span too many orders of magnitude for float64"
-        )
-    return row
+def _name(draw: Draw) -> str:
+    return f"{draw.group} subsample {draw.index}"
 
 
 def _committed_or(context: Any, unit: str, compute: Callable[[], Any]) -> Any:
@@ -169,19 +179,21 @@ def _without_outliers(layer_pool: LayerPool, seed: int, draws: list[Draw], large
     """Measure the first large subsamples again without outlier rows; empty where too few rows or pairs stay."""
     settings = layer_pool.settings
     outlier_N = outlier_mask(layer_pool.rows_ND, settings.outlier_ratio)
-    found = []
-    for draw, row in list(zip([d for d in draws if d.group == "large"], large, strict=True))[:WITHOUT_OUTLIERS]:
+    found = large[:WITHOUT_OUTLIERS]
+    positions, requests = [], []
+    for position, draw in enumerate([d for d in draws if d.group == "large"][:WITHOUT_OUTLIERS]):
         rows_n = draw_rows(seed, draw, len(outlier_N))
         keep_n = ~outlier_N[rows_n]
         if keep_n.all():
-            found.append(row)
             continue
         pairs_M2 = draw_pairs(seed, draw, settings.num_pairs)
         pairs_M2 = (np.cumsum(keep_n) - 1)[pairs_M2[keep_n[pairs_M2].all(axis=1)]]
         if keep_n.sum() < settings.k + 2 or len(pairs_M2) == 0:
             return []
-        proxies = measure_sample(layer_pool.sample(rows_n[keep_n], pairs_M2), settings)
-        found.append({"group": draw.group, "index": draw.index, **_finite(proxies, layer_pool, draw)})
+        positions.append(position)
+        requests.append((f"{_name(draw)} without outliers", rows_n[keep_n], pairs_M2))
+    for position, proxies in zip(positions, layer_pool.measure(requests), strict=True):
+        found[position] = {"group": "large", "index": large[position]["index"], **proxies.row()}
     return found
 
 
@@ -208,7 +220,8 @@ def _resample(context: Any, layer_pool: LayerPool, document_N: np.ndarray, draws
     pairs_M2 = distinct_pairs(len(base_N), min(RESAMPLING_PAIRS, possible), stream(seed, "geometry", "document pairs"))
     total = len(draws)
     fluctuation_B3 = document_fluctuations(
-        pool.pool, base_document_N, pairs_M2, halves_BC, settings.eps,
+        pool.pool, base_document_N, pairs_M2, halves_BC,
+        headline_eps(settings, pool.pool.trace, pool.pool.centred_ND.shape[1]),
         lambda done, of: context.progress(total - 1 + done / of, total, "subsamples"),
     )  # fmt: skip
     return (fluctuation_B3**scale).tolist()

@@ -4,33 +4,27 @@ For rows x_1..x_n with ddof-1 covariance Sigma and ridge eps:
 
 - curvature      kappa = median_i 1 / (lambda_max(Sigma_i) + eps), Sigma_i = ddof-1 covariance, about its own
   mean, of x_i and its k nearest other rows. The paper's formula is lost in our copy; this is the Gaussian
-  analogue of a strong-convexity constant (ours).
+  analogue of a strong-convexity constant (ours). `curvature_form` offers two others.
 - monotonicity   m = median over pairs of (x_i - x_j)^T (Sigma + eps I)^-1 (x_i - x_j) / |x_i - x_j|^2; pairs of
   identical rows are dropped (ours).
 - effective rank r = tr(Sigma) / lambda_max(Sigma).
 
 Medians of an even count are the mean of the two middle values (NumPy's convention; torch.median takes the lower).
 The score adds the z-scores with the signs in `PROXIES`. Every quantity is also given under a ridge
-relative to tr(Sigma) / D, which makes it independent of the unit of the activations.
+relative to tr(Sigma) / D, which makes it independent of the unit of the activations. What else the
+paper leaves open is a field of `dihal_core.config.ProxySettings`.
 
 Letters: N rows, D columns, M pairs.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 import numpy as np
 
+from dihal_core.config import ProxySettings
+from dihal_core.errors import NumericsError
 from dihal_core.geometry.pool import GramPool, Sample
-
-
-class ProxySettings(Protocol):
-    """The settings a measurement reads; `GeometrySettings` has them."""
-
-    k: int
-    eps: float
-    eps_relative: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +36,12 @@ class Proxy:
     sign: int
     """+1 if more is better for a bridge, -1 if less is."""
     unit: str
+    scale_free: bool = False
+    """Rows times c leave it as it is; the others are divided by c^2 when eps is multiplied by c^2."""
 
 
 def curvature(sample: Sample, eps: float) -> float:
-    """Return the median over points of 1 / (largest local variance + eps)."""
+    """Return the median over points of 1 / (local spread + eps); the spread is the one of `curvature_form`."""
     low, high = sample.local_middle
     return 0.5 * (1.0 / (low + eps) + 1.0 / (high + eps))
 
@@ -67,7 +63,7 @@ def effective_rank(sample: Sample, eps: float) -> float:
 PROXIES: dict[str, Proxy] = {
     "curvature": Proxy(curvature, +1, "1 / activation^2"),
     "monotonicity": Proxy(monotonicity, +1, "1 / activation^2"),
-    "effective_rank": Proxy(effective_rank, -1, "1"),
+    "effective_rank": Proxy(effective_rank, -1, "1", scale_free=True),
 }
 
 
@@ -75,30 +71,32 @@ PROXIES: dict[str, Proxy] = {
 class Proxies:
     """The proxies of one sample, with what is needed to judge them."""
 
-    absolute: Mapping[str, float]
-    """Value per proxy under the absolute ridge: the headline."""
+    headline: Mapping[str, float]
+    """Value per proxy as the settings ask: by default rows as stored under the absolute ridge."""
     relative: Mapping[str, float]
-    """Value per proxy under the ridge eps_relative * tr(Sigma) / D."""
+    """Value per proxy of the rows as stored under the ridge eps_relative * tr(Sigma) / D."""
     rows: int
     trace: float
     lambda_max: float
     median_squared_distance: float
     dropped_pairs: int
+    divided_by: float = 1.0
+    """What squared activations were divided by in the headline: the trace under scaling=unit_trace."""
 
     @property
     def curvature(self) -> float:
         """Headline curvature, 1 / activation^2."""
-        return self.absolute["curvature"]
+        return self.headline["curvature"]
 
     @property
     def monotonicity(self) -> float:
         """Headline monotonicity, 1 / activation^2."""
-        return self.absolute["monotonicity"]
+        return self.headline["monotonicity"]
 
     @property
     def effective_rank(self) -> float:
         """Effective rank, dimensionless."""
-        return self.absolute["effective_rank"]
+        return self.headline["effective_rank"]
 
     @property
     def identity_ratio(self) -> float:
@@ -107,7 +105,7 @@ class Proxies:
         1 means that the stiffness is nothing but the inverse squared distance, as it must be for
         n - 1 <= D and eps -> 0; about D / (n - 1) is expected for n > D.
         """
-        return self.monotonicity * self.median_squared_distance / (2.0 * (self.rows - 1))
+        return self.monotonicity * (self.median_squared_distance / self.divided_by) / (2.0 * (self.rows - 1))
 
     def unit_trace(self) -> dict[str, float]:
         """Return the proxies of the rows scaled to tr(Sigma) = 1, under the relative ridge.
@@ -115,14 +113,12 @@ class Proxies:
         By the scale law (x -> c x and eps -> c^2 eps divides curvature and monotonicity by c^2) this
         needs no second measurement.
         """
-        return {
-            name: value * (1.0 if name == "effective_rank" else self.trace) for name, value in self.relative.items()
-        }
+        return rescaled(self.relative, self.trace)
 
     def row(self) -> dict[str, float | int]:
         """Return one flat table row with the columns of `row_columns`."""
         values = [
-            *self.absolute.values(),
+            *self.headline.values(),
             *self.relative.values(),
             self.trace,
             self.lambda_max,
@@ -140,21 +136,57 @@ def row_columns() -> list[str]:
     return [*PROXIES, *(f"{name}_relative" for name in PROXIES), *shared]
 
 
-def measure_sample(sample: Sample, settings: ProxySettings | Any) -> Proxies:
-    """Return all proxies of a sample under both ridges; the Gram matrix and neighbours are shared."""
+def rescaled(values: Mapping[str, float], divided_by: float) -> dict[str, float]:
+    """Return the proxies of rows whose squares are divided by `divided_by`, from those of the rows themselves."""
+    return {name: value * (1.0 if PROXIES[name].scale_free else divided_by) for name, value in values.items()}
+
+
+def headline_eps(settings: ProxySettings, trace: float, num_columns: int) -> float:
+    """Return the ridge of the headline proxies in units of the rows as stored (activation^2)."""
+    if settings.ridge == "relative":
+        return settings.eps_relative * trace / num_columns
+    return settings.eps * (trace if settings.scaling == "unit_trace" else 1.0)
+
+
+def measure_sample(sample: Sample, settings: ProxySettings, label: str = "x") -> Proxies:
+    """Return all proxies of a sample under both ridges; the Gram matrix and neighbours are shared.
+
+    Raises
+    ------
+    NumericsError
+        If a proxy is not finite: the rows span too many orders of magnitude for float64.
+    """
     eps_relative = settings.eps_relative * sample.trace / sample.num_columns
-    return Proxies(
-        absolute={name: float(proxy.measure(sample, settings.eps)) for name, proxy in PROXIES.items()},
-        relative={name: float(proxy.measure(sample, eps_relative)) for name, proxy in PROXIES.items()},
+    eps = headline_eps(settings, sample.trace, sample.num_columns)
+    relative = {name: float(proxy.measure(sample, eps_relative)) for name, proxy in PROXIES.items()}
+    headline = relative
+    if eps != eps_relative:
+        headline = {name: float(proxy.measure(sample, eps)) for name, proxy in PROXIES.items()}
+    divided_by = sample.trace if settings.scaling == "unit_trace" else 1.0
+    found = Proxies(
+        headline=rescaled(headline, divided_by),
+        relative=relative,
         rows=sample.num_rows,
         trace=sample.trace,
         lambda_max=sample.lambda_max,
         median_squared_distance=float(np.median(sample.squared_M)),
         dropped_pairs=sample.dropped_pairs,
+        divided_by=divided_by,
     )
+    for name, value in found.row().items():
+        if not np.isfinite(value):
+            raise NumericsError(
+                f"{label}: {name} is {value}; the activations span too many orders of magnitude for float64: rescale them"
+            )
+    return found
 
 
-def measure(x_ND: np.ndarray, pairs_M2: np.ndarray, settings: ProxySettings | Any, label: str = "x") -> Proxies:
+def measure(
+    hidden_states_ND: np.ndarray,
+    pairs_M2: np.ndarray,
+    settings: ProxySettings | None = None,
+    label: str = "x",
+) -> Proxies:
     """Measure the proxies of one array.
 
     One N x N Gram matrix gives neighbours, local spectra, pair distances and, for N <= D, trace,
@@ -163,14 +195,20 @@ def measure(x_ND: np.ndarray, pairs_M2: np.ndarray, settings: ProxySettings | An
 
     Parameters
     ----------
-    x_ND : ndarray of shape (N, D)
+    hidden_states_ND : ndarray of shape (N, D)
         Hidden states of one layer; rows are token states. N >= k + 2.
     pairs_M2 : ndarray of int, shape (M, 2)
         Row pairs of the monotonicity proxy. The covariance is taken over the same rows.
-    settings : GeometrySettings
-        `k`, `eps` (absolute) and `eps_relative` are read.
+    settings : ProxySettings, optional
+        Every open choice of the paper; `GeometrySettings` is one too. Default: the project's defaults.
     label : str
         Named in errors, e.g. `layer 7`.
+
+    Returns
+    -------
+    Proxies
+        The three proxies (`curvature`, `monotonicity`, `effective_rank`), the same under a relative ridge,
+        and what is needed to judge them (trace, identity ratio, dropped pairs).
 
     Raises
     ------
@@ -178,10 +216,18 @@ def measure(x_ND: np.ndarray, pairs_M2: np.ndarray, settings: ProxySettings | An
         Fewer than k + 2 rows; pairs out of range, joining a row with itself, or more than exist.
     NumericsError
         NaN or inf (the row is named), all rows equal, or all pairs joining identical rows.
+    ResourceError
+        backend=torch-cuda on a machine without a CUDA device.
 
     Notes
     -----
     Agreement with an eigendecomposition in float64 is 1e-9 relative or better on well-conditioned
     input; with exact duplicates, low rank or one dimension 10^3 times the others it is 1e-6 or better.
+    The torch backends agree with NumPy to 1e-9 relative (1e-6 on the same degenerate input).
     """
-    return measure_sample(GramPool(x_ND, settings.k, label=label).sample(pairs_M2), settings)
+    settings = ProxySettings() if settings is None else settings
+    if settings.backend != "numpy":
+        from dihal_core.geometry.torch_route import TorchPool  # torch is heavy and not always wanted
+
+        return TorchPool(hidden_states_ND, settings, label).measure_all([(None, pairs_M2)])[0]
+    return measure_sample(GramPool(hidden_states_ND, settings, label=label).sample(pairs_M2), settings, label)

@@ -9,7 +9,7 @@ The same halves are used for all layers, so that differences between layers keep
 Per replicate:
 
 - curvature: neighbours are searched anew among the kept rows (of up to 4000 rows); the local leading
-  variance is the Rayleigh quotient of `bound_top_eigenvalues`.
+  variance is the Rayleigh quotient of `bound_top_eigenvalues` (other curvature forms: the exact trace).
 - monotonicity: median of the pair ratios over pairs of kept rows with the covariance of the whole pool,
   divided by the first-order change of the mean numerator, tr(A Sigma_b) / tr(A Sigma) with
   A = P Sigma P; without it a common rescaling of all kept rows would go unnoticed.
@@ -25,9 +25,8 @@ from collections.abc import Callable
 import numpy as np
 
 from dihal_core.geometry.neighbourhoods import (
-    bound_top_eigenvalues,
+    FORMS,
     list_depth,
-    local_grams,
     nearest,
     nearest_in_subsample,
 )
@@ -93,14 +92,16 @@ def document_fluctuations(
     kept_BC : ndarray of bool
         From `draw_halves`.
     eps : float
-        Absolute ridge of the headline score.
+        Ridge of the headline score in units of the rows as stored; a relative one is that of the whole pool.
     """
     if len(kept_BC) == 0:
         return np.zeros((0, 3))
     pairs_M2 = pairs_M2[pool.twin_N[pairs_M2[:, 0]] != pool.twin_N[pairs_M2[:, 1]]]
     local_B = _local_variance(pool, document_N, kept_BC, progress)
-    stiffness_B, rank_B = _global_statistics(pool, document_N, pairs_M2, kept_BC, eps)
+    stiffness_B, rank_B, trace_B = _global_statistics(pool, document_N, pairs_M2, kept_BC, eps)
     log_B3 = np.log(np.stack([1.0 / (local_B + eps), stiffness_B, rank_B], axis=1))
+    if pool.settings.scaling == "unit_trace":
+        log_B3[:, :2] += np.log(trace_B)[:, None]
     kept = int(kept_BC[0].sum())
     width = np.sqrt(kept / (kept_BC.shape[1] - kept))  # 1 for an even number of documents
     return np.exp(width * (log_B3 - log_B3.mean(axis=0)))
@@ -113,7 +114,7 @@ def _local_variance(
     depth = list_depth(total, max(total // 2, pool.k + 2), pool.k) or min(4 * pool.k + 20, total - 1)
     lists_NK = pool.lists_NK
     if lists_NK is None or lists_NK.shape[1] < depth:
-        lists_NK = nearest(pool.gram_NN, depth)
+        lists_NK = nearest(pool.search_NN, depth)
     lists_NK = np.ascontiguousarray(lists_NK[:, :depth])
     probe_N = np.zeros(total, dtype=bool)
     probe_N[np.linspace(0, total - 1, min(total, MAX_CURVATURE_ROWS)).astype(int)] = True
@@ -121,10 +122,9 @@ def _local_variance(
     for replicate, kept_C in enumerate(kept_BC):
         inside_N = kept_C[document_N]
         rows_n, asked_n = np.flatnonzero(inside_N), np.flatnonzero(inside_N & probe_N)
-        neighbours_nk = nearest_in_subsample(lists_NK, rows_n, pool.k, pool.gram_NN, asked_n)
-        members_nm = np.concatenate([asked_n[:, None], neighbours_nk], axis=1)
-        lower_n, _ = bound_top_eigenvalues(local_grams(pool.gram_NN, pool.centred_ND, pool.twin_N, members_nm))
-        median_B[replicate] = np.median(lower_n) / pool.k
+        neighbours_nk = nearest_in_subsample(lists_NK, rows_n, pool.k, pool.search_NN, asked_n)
+        local_nmm, divisor = pool.neighbourhoods(asked_n, neighbours_nk)
+        median_B[replicate] = np.median(FORMS[pool.settings.curvature_form].each(local_nmm)) / divisor
         if progress is not None:
             progress(replicate + 1, len(kept_BC))
     return median_B
@@ -132,7 +132,8 @@ def _local_variance(
 
 def _global_statistics(
     pool: GramPool, document_N: np.ndarray, pairs_M2: np.ndarray, kept_BC: np.ndarray, eps: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stiffness, effective rank and trace of every replicate."""
     values_R, coordinate_NR = _principal_coordinates(pool)
     ratio_M = _pair_ratios(pool, coordinate_NR, values_R, pairs_M2, eps)
     weight_BC = kept_BC.astype(np.float64)
@@ -158,7 +159,8 @@ def _global_statistics(
     outer_BTT = np.tensordot(weight_BC, outer_CTT, axes=1) / rows_B[:, None, None]
     mean_BT = mean_BR[:, -top:]
     covariance_BTT = (outer_BTT - mean_BT[:, :, None] * mean_BT[:, None, :]) * unbiased_B[:, None, None]
-    return stiffness_B / change_B, variance_BR.sum(axis=1) / np.linalg.eigvalsh(covariance_BTT)[:, -1]
+    trace_B = variance_BR.sum(axis=1)
+    return stiffness_B / change_B, trace_B / np.linalg.eigvalsh(covariance_BTT)[:, -1], trace_B
 
 
 def _principal_coordinates(pool: GramPool) -> tuple[np.ndarray, np.ndarray]:

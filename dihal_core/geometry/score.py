@@ -9,7 +9,8 @@ Letters: L candidate layers, S subsamples, B resamples of documents.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ DIAGNOSTICS = (
 )
 Values = Mapping[str, np.ndarray]
 """Proxy name -> values (L, S)."""
+TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"linear": lambda values: values, "log": np.log}
+AGGREGATES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "mean_of_scores": lambda score_LS, score_of_means_L: score_LS.mean(axis=1),
+    "score_of_means": lambda score_LS, score_of_means_L: score_of_means_L,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,10 @@ class LayerScores:
     """Proxies that do not vary over layers in some subsample: they contribute 0 there."""
 
 
+Combine = Callable[[Values], LayerScores]
+"""`score_proxies` with the study's choices."""
+
+
 def zscore(values_LS: np.ndarray) -> np.ndarray:
     """Return z-scores over layers (axis 0, ddof 0); 0 where a column is constant up to rounding."""
     mean_S, std_S = values_LS.mean(axis=0), values_LS.std(axis=0)
@@ -61,20 +71,25 @@ def _varies(values_LS: np.ndarray) -> np.ndarray:
     return values_LS.std(axis=0) > 1e-12 * np.abs(values_LS).max(axis=0)
 
 
-def score_layers(values: Values) -> LayerScores:
+def score_proxies(values: Values, aggregate: str = "mean_of_scores", transform: str = "linear") -> LayerScores:
     """Return the score of every candidate layer.
 
     Parameters
     ----------
     values : mapping
         One array (L, S) per name in `PROXIES`: candidate layers by subsamples.
+    aggregate : str
+        `mean_of_scores`: z-scores inside each subsample, then the mean of the scores; `score_of_means`:
+        z-scores of the means over subsamples.
+    transform : str
+        `linear` or `log`: the proxies or their logarithms enter the z-scores.
 
     Raises
     ------
     ConfigError
-        A proxy is missing or the arrays differ in shape; fewer than two layers.
+        A proxy is missing or the arrays differ in shape; fewer than two layers; an unknown choice.
     NumericsError
-        A value is NaN or inf (proxy and position are named).
+        A value is NaN or inf (proxy and position are named), or not positive under `log`.
     """
     if set(values) != set(PROXIES):
         raise ConfigError(f"got proxies {sorted(values)}; the score needs exactly {sorted(PROXIES)}")
@@ -84,14 +99,26 @@ def score_layers(values: Values) -> LayerScores:
         raise ConfigError(f"got arrays of shapes {sorted(shapes)}; pass the same (layers, subsamples) for every proxy")
     if next(iter(shapes))[0] < 2:
         raise ConfigError("one candidate layer has no z-score; pass at least two layers")
+    if aggregate not in AGGREGATES or transform not in TRANSFORMS:
+        raise ConfigError(
+            f"got aggregate {aggregate!r} and transform {transform!r}; choose from {', '.join(AGGREGATES)} "
+            f"and {', '.join(TRANSFORMS)}"
+        )
     for name, array_LS in arrays.items():
-        if not np.isfinite(array_LS).all():
-            layer, sample = np.argwhere(~np.isfinite(array_LS))[0]
+        usable_LS = np.isfinite(array_LS) & ((array_LS > 0) | (transform == "linear"))
+        if not usable_LS.all():
+            layer, sample = np.argwhere(~usable_LS)[0]
             raise NumericsError(f"{name} of layer position {layer}, subsample {sample} is {array_LS[layer, sample]}")
-    score_LS = np.sum([proxy.sign * zscore(arrays[name]) for name, proxy in PROXIES.items()], axis=0)
-    score_L = score_LS.mean(axis=1)
+    mean = {name: TRANSFORMS[transform](array_LS.mean(axis=1, keepdims=True)) for name, array_LS in arrays.items()}
+    arrays = {name: TRANSFORMS[transform](array_LS) for name, array_LS in arrays.items()}
+    score_LS = _signed_sum(arrays)
+    score_L = AGGREGATES[aggregate](score_LS, _signed_sum(mean)[:, 0])
     constant = tuple(name for name in PROXIES if not _varies(arrays[name]).all())
     return LayerScores(score_LS, score_L, int(score_L.argmax()), constant)
+
+
+def _signed_sum(arrays: Values) -> np.ndarray:
+    return np.sum([proxy.sign * zscore(arrays[name]) for name, proxy in PROXIES.items()], axis=0)
 
 
 def build_score(context: Any) -> dict[str, Any]:
@@ -112,15 +139,17 @@ def build_score(context: Any) -> dict[str, Any]:
     facts = {layer: json.loads((geometry[layer].path / "diagnostics.json").read_bytes()) for layer in tables}
     replicates = {layer: np.load(geometry[layer].path / "bootstrap.npy", allow_pickle=False) for layer in tables}
 
-    headline = score_layers(_values(tables, candidates, "large"))
-    replicate_BL = _score_replicates(tables, replicates, candidates, headline)
+    choices = context.settings.score
+    combine: Combine = partial(score_proxies, aggregate=choices.aggregate, transform=choices.transform)
+    headline = combine(_values(tables, candidates, "large"))
+    replicate_BL = _score_replicates(tables, replicates, candidates, headline, combine)
     picked_B = replicate_BL.argmax(axis=1)
     probability = {
         layer: float((picked_B == position).mean()) if len(picked_B) else None
         for position, layer in enumerate(candidates)
     }
-    stability = _stability(headline, tables, candidates)
-    variants = _variants(tables, facts, candidates, headline)
+    stability = _stability(headline, tables, candidates, combine)
+    variants = _variants(tables, facts, candidates, headline, combine)
     confidence = context.settings.score.confidence
     rows = [
         {**_layer_row(layer, tables[layer], replicates[layer], facts[layer], confidence), **extra}
@@ -185,12 +214,12 @@ def _candidate_columns(
 
 
 def interval(value: float, replicate_B: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """Return the value with percentiles of its replicates; null bounds without replicates."""
-    if len(replicate_B) == 0:
-        return {"value": float(value), "low": None, "high": None}
+    """Return the value with percentiles and standard error (ddof 1) of its replicates; nulls where there are none."""
+    if len(replicate_B) < 2:
+        return {"value": float(value), "low": None, "high": None, "se": None}
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(replicate_B, [tail, 100.0 - tail])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return {"value": float(value), "low": float(low), "high": float(high), "se": float(replicate_B.std(ddof=1))}
 
 
 def _values(tables: Mapping[int, Any], layers: list[int], group: str, suffix: str = "") -> dict[str, np.ndarray]:
@@ -198,7 +227,11 @@ def _values(tables: Mapping[int, Any], layers: list[int], group: str, suffix: st
 
 
 def _score_replicates(
-    tables: Mapping[int, Any], replicates: Mapping[int, np.ndarray], candidates: list[int], headline: LayerScores
+    tables: Mapping[int, Any],
+    replicates: Mapping[int, np.ndarray],
+    candidates: list[int],
+    headline: LayerScores,
+    combine: Combine,
 ) -> np.ndarray:
     """S under each resample of documents, (B, L): the protocol's S plus the movement of the score of mean proxies."""
     mean = {name: np.array([[tables[layer]["large"][name].mean()] for layer in candidates]) for name in PROXIES}
@@ -209,11 +242,13 @@ def _score_replicates(
         name: np.array([replicates[layer][:count, column] for layer in candidates])
         for column, name in enumerate(PROXIES)
     }
-    shift_LB = score_layers(moved).score_LS - score_layers(mean).score_LS
+    shift_LB = combine(moved).score_LS - combine(mean).score_LS
     return (headline.score_L[:, None] + shift_LB).T
 
 
-def _stability(headline: LayerScores, tables: Mapping[int, Any], candidates: list[int]) -> dict[str, Any]:
+def _stability(
+    headline: LayerScores, tables: Mapping[int, Any], candidates: list[int], combine: Combine
+) -> dict[str, Any]:
     """Rank agreement over overlapping subsamples: says how much noise a subsample adds, not how sure the ranking is."""
     mean_L = headline.score_L
     result: dict[str, Any] = {"large": _agreement(headline.score_LS, mean_L)}
@@ -225,7 +260,7 @@ def _stability(headline: LayerScores, tables: Mapping[int, Any], candidates: lis
     if small["curvature"].shape[1] == 0:
         nothing = {"spearman": None, "kendall": None}
         return {**result, "small": nothing, "large_vs_small": nothing}
-    scores = score_layers(small)
+    scores = combine(small)
     return {
         **result,
         "small": _agreement(scores.score_LS, mean_L),
@@ -242,7 +277,11 @@ def _agreement(score_LS: np.ndarray, mean_L: np.ndarray) -> dict[str, Any]:
 
 
 def _variants(
-    tables: Mapping[int, Any], facts: Mapping[int, Any], candidates: list[int], headline: LayerScores
+    tables: Mapping[int, Any],
+    facts: Mapping[int, Any],
+    candidates: list[int],
+    headline: LayerScores,
+    combine: Combine,
 ) -> dict[str, Any]:
     """Scores of every variant by candidate layer; the larger, the sooner selected."""
     raw = _values(tables, candidates, "large")
@@ -250,9 +289,9 @@ def _variants(
     trace_LS = np.array([tables[layer]["large"]["trace"] for layer in candidates])
     found: dict[str, np.ndarray | None] = {
         "raw": headline.score_L,
-        "eps_relative": score_layers(relative).score_L,
-        "unit_trace": score_layers(to_unit_trace(relative, trace_LS)).score_L,
-        "unit_trace_without_outliers": _without_outliers(facts, candidates),
+        "eps_relative": combine(relative).score_L,
+        "unit_trace": combine(to_unit_trace(relative, trace_LS)).score_L,
+        "unit_trace_without_outliers": _without_outliers(facts, candidates, combine),
         "curvature": zscore(raw["curvature"]).mean(axis=1),
         "monotonicity": zscore(raw["monotonicity"]).mean(axis=1),
         "minus_effective_rank": -zscore(raw["effective_rank"]).mean(axis=1),
@@ -272,13 +311,13 @@ def _variants(
 
 def to_unit_trace(relative: Values, trace_LS: np.ndarray) -> dict[str, np.ndarray]:
     """Return the proxies of rows scaled to tr(Sigma) = 1, by the scale law, from those under the relative ridge."""
-    return {name: array * (1.0 if name == "effective_rank" else trace_LS) for name, array in relative.items()}
+    return {name: array * (1.0 if PROXIES[name].scale_free else trace_LS) for name, array in relative.items()}
 
 
-def _without_outliers(facts: Mapping[int, Any], candidates: list[int]) -> np.ndarray | None:
+def _without_outliers(facts: Mapping[int, Any], candidates: list[int], combine: Combine) -> np.ndarray | None:
     measured = [facts[layer]["without_outliers"] for layer in candidates]
     if not all(measured) or len({len(rows) for rows in measured}) != 1:
         return None
     relative = {name: np.array([[row[f"{name}_relative"] for row in rows] for rows in measured]) for name in PROXIES}
     trace_LS = np.array([[row["trace"] for row in rows] for rows in measured])
-    return score_layers(to_unit_trace(relative, trace_LS)).score_L
+    return combine(to_unit_trace(relative, trace_LS)).score_L

@@ -14,12 +14,16 @@ Letters: n rows, D columns, M pairs, C candidate pairs.
 import numpy as np
 
 from dihal_core.errors import NumericsError
-from dihal_core.geometry.blas import cholesky, inverse_from_cholesky, whiten_rows
+from dihal_core.geometry.blas import cholesky, inverse_from_cholesky, unwhiten_rows, whiten_rows
 
 PIVOT_RATIO = 1e-11
 """Squared pivots of the Cholesky factor below this share of the largest are too close to rounding."""
 DUAL_ERROR = 1e-10
 """Largest estimated error of a dual numerator (of order 1) that is accepted from the Cholesky factor."""
+GUIDED_ROWS = 1000
+"""From this many rows on, an inverse costs more than finding the few pairs that decide the median."""
+NEAR_IDENTITY = 1e-3
+"""Relative deviation of the numerators from 2 up to which they are found by guided solves."""
 PROBES = 64
 SAFETY = 32.0
 
@@ -59,8 +63,8 @@ def median_stiffness(
     return median_with_guide(rough_M, exact)
 
 
-def _trusted_cholesky(covariance_DD: np.ndarray, eps: float) -> np.ndarray | None:
-    ridged_DD = covariance_DD.copy()
+def _trusted_cholesky(covariance_DD: np.ndarray, eps: float, shift: float = 0.0) -> np.ndarray | None:
+    ridged_DD = covariance_DD + shift if shift else covariance_DD.copy()
     ridged_DD[np.diag_indices(len(ridged_DD))] += eps
     try:
         factor_DD = cholesky(ridged_DD)
@@ -132,33 +136,77 @@ def _median_by_eigenvectors(
     return float(np.median(np.einsum("md,md->m", white_MD, white_MD) / squared_M))
 
 
-def median_stiffness_dual(gram_nn: np.ndarray, pairs_M2: np.ndarray, squared_M: np.ndarray, eps: float) -> float:
-    """Median of the pair ratios by the dual route (n <= D); no D x D work.
+class DualStiffness:
+    """Median of the pair ratios by the dual route (n <= D), for any number of ridges; no D x D work.
 
     Parameters
     ----------
     gram_nn : ndarray of shape (n, n), float64
         Inner products of rows centred by their own mean (rows sum to zero).
+    pairs_M2 : ndarray of shape (M, 2), int
+        Positions of the pairs among the rows.
+    squared_M : ndarray of shape (M,), float64
+        |x_i - x_j|^2 > 0.
     """
-    n = len(gram_nn)
-    kernel_nn = gram_nn / (n - 1)
-    i_M, j_M = pairs_M2[:, 0], pairs_M2[:, 1]
-    shift = float(np.trace(kernel_nn)) / n**2
-    factor_nn = _trusted_cholesky(kernel_nn + shift, eps)
-    if factor_nn is not None:
-        inverse_nn = inverse_from_cholesky(factor_nn)
-        diagonal_n = np.diagonal(inverse_nn)
-        # The inverse is off by about (condition number) x (rounding); eps times that must not show.
-        largest = float(diagonal_n.max())
-        error = eps * largest * (largest * n**2 * shift) * np.finfo(float).eps
-        if error < DUAL_ERROR:
-            across_M = inverse_nn[np.minimum(i_M, j_M), np.maximum(i_M, j_M)]
-            numerator_M = 2.0 - eps * (diagonal_n[i_M] + diagonal_n[j_M] - 2.0 * across_M)
-            return float(np.median((n - 1) * numerator_M / squared_M))
-    values_n, vectors_nn = np.linalg.eigh(kernel_nn)
-    # Rounding fills the null space of a rank-deficient K with values of this size; eps may be smaller still.
-    values_n[values_n < 16 * np.finfo(float).eps * values_n[-1]] = 0.0
-    scaled_nn = vectors_nn * np.sqrt(values_n / (values_n + eps))
-    difference_Mn = scaled_nn[i_M] - scaled_nn[j_M]
-    numerator_M = np.einsum("mn,mn->m", difference_Mn, difference_Mn)
-    return float(np.median((n - 1) * numerator_M / squared_M))
+
+    def __init__(self, gram_nn: np.ndarray, pairs_M2: np.ndarray, squared_M: np.ndarray):
+        self.pairs_M2, self.squared_M = pairs_M2, squared_M
+        self.kernel_nn = gram_nn / (len(gram_nn) - 1)
+        self.trace = float(np.trace(self.kernel_nn))
+        self.shift = self.trace / len(gram_nn) ** 2
+
+    def __call__(self, eps: float) -> float:
+        """Return the median ratio under the ridge `eps`, in units of the covariance."""
+        n = len(self.kernel_nn)
+        factor_nn = _trusted_cholesky(self.kernel_nn, eps, self.shift)
+        if factor_nn is not None:
+            found = self._near_identity(factor_nn, eps) if n >= GUIDED_ROWS else None
+            if found is not None:
+                return found
+            i_M, j_M = self.pairs_M2[:, 0], self.pairs_M2[:, 1]
+            inverse_nn = inverse_from_cholesky(factor_nn)
+            diagonal_n = np.diagonal(inverse_nn)
+            # The inverse is off by about (condition number) x (rounding); eps times that must not show.
+            largest = float(diagonal_n.max())
+            error = eps * largest * (largest * n**2 * self.shift) * np.finfo(float).eps
+            if error < DUAL_ERROR:
+                across_M = inverse_nn[np.minimum(i_M, j_M), np.maximum(i_M, j_M)]
+                numerator_M = 2.0 - eps * (diagonal_n[i_M] + diagonal_n[j_M] - 2.0 * across_M)
+                return float(np.median((n - 1) * numerator_M / self.squared_M))
+        return self._by_eigenvectors(eps)
+
+    def _near_identity(self, factor_nn: np.ndarray, eps: float) -> float | None:
+        """The median where all numerators are nearly 2, as they are for a small ridge: few solves, no inverse.
+
+        None where they are not, or where rounding would show.
+        """
+        n, worst = len(factor_nn), 0.0
+
+        def exact(chosen_C: np.ndarray) -> np.ndarray:
+            nonlocal worst
+            pairs_C2, line_C = self.pairs_M2[chosen_C], np.arange(len(chosen_C))
+            right_Cn = np.zeros((len(chosen_C), n))
+            right_Cn[line_C, pairs_C2[:, 0]] = 1.0
+            right_Cn[line_C, pairs_C2[:, 1]] = -1.0
+            whiten_rows(factor_nn, right_Cn)
+            numerator_C = 2.0 - eps * np.einsum("cn,cn->c", right_Cn, right_Cn)
+            # A backward error E of the factor moves a numerator by eps y^T E y, y the solution of the pair.
+            unwhiten_rows(factor_nn, right_Cn)
+            worst = max(worst, eps * self.trace * float(np.einsum("cn,cn->c", right_Cn, right_Cn).max()))
+            return (n - 1) * numerator_C / self.squared_M[chosen_C]
+
+        rough_M = 2.0 * (n - 1) / self.squared_M
+        first_C = np.linspace(0, len(rough_M) - 1, min(16, len(rough_M))).astype(int)
+        if np.abs(exact(first_C) / rough_M[first_C] - 1.0).max() > NEAR_IDENTITY:
+            return None
+        found = median_with_guide(rough_M, exact)
+        return found if worst * np.finfo(float).eps < DUAL_ERROR else None
+
+    def _by_eigenvectors(self, eps: float) -> float:
+        values_n, vectors_nn = np.linalg.eigh(self.kernel_nn)
+        # Rounding fills the null space of a rank-deficient K with values of this size; eps may be smaller still.
+        values_n[values_n < 16 * np.finfo(float).eps * values_n[-1]] = 0.0
+        scaled_nn = vectors_nn * np.sqrt(values_n / (values_n + eps))
+        difference_Mn = scaled_nn[self.pairs_M2[:, 0]] - scaled_nn[self.pairs_M2[:, 1]]
+        numerator_M = np.einsum("mn,mn->m", difference_Mn, difference_Mn)
+        return float(np.median((len(scaled_nn) - 1) * numerator_M / self.squared_M))

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from dihal_core.reporting.canvas import (
     SMALL,
@@ -133,4 +135,26 @@ def draw_score(score: Json, compact: bool = False) -> Figure:
                 )  # fmt: skip
     depth_axis(bottom, layers)
     figure.align_ylabels()
+    return figure
+
+
+def draw_cka(layers: Sequence[int], matrix: Sequence[Sequence[float]], selected: int | None = None) -> Figure:
+    """Draw the similarity of every two layers; the selected layer is framed."""
+    figure = new_figure(5.4, 4.6)
+    axes = figure.subplots()
+    dress(axes, "", "layer", "layer", grid="")
+    values_LL = np.asarray(matrix, dtype=np.float64)
+    edges = np.append(np.asarray(layers, dtype=np.float64) - 0.5, layers[-1] + 0.5)
+    mesh = axes.pcolormesh(
+        edges, edges, values_LL, cmap="cividis", vmin=min(0.0, float(np.nanmin(values_LL))), vmax=1.0
+    )
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.85)
+    bar.ax.tick_params(labelsize=SMALL, colors=LIGHT["muted"])
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    if selected is not None and selected in layers:
+        axes.add_patch(
+            Rectangle((selected - 0.5, edges[0]), 1.0, edges[-1] - edges[0], fill=False, edgecolor=LIGHT["observed"])
+        )
     return figure

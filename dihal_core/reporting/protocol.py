@@ -53,6 +53,20 @@ def _bridge(bridge: Json) -> str:
     return kinds.get(bridge["kind"]) or str(bridge["kind"])
 
 
+def _example(activations: Json) -> str:
+    if activations["token_policy"] == "random":
+        return f"one token state, {activations['positions_per_sequence']} per window"
+    return {"last": "the last token state of a window", "mean": "the mean state of a window"}[
+        activations["token_policy"]
+    ]
+
+
+def _ridge(geometry: Json) -> str:
+    if geometry["ridge"] == "relative":
+        return f"{geometry['eps_relative']:g} x total variance / dimensions"
+    return f"{geometry['eps']:g}"
+
+
 def protocol_table(settings: Json) -> Table:
     """Return each step of the protocol: this study, the paper, and whether they agree."""
     corpus, activations, geometry = settings["corpus"], settings["activations"], settings["geometry"]
@@ -65,6 +79,7 @@ def protocol_table(settings: Json) -> Table:
     held = "held-out Dolma v1.7" if dolma else "held-out windows of the same sources"
     published = corpus.get("evaluation") == "wikitext103"
     wiki = "no wiki set" if not corpus["num_eval_wiki"] else "WikiText-103" if published else "wiki-like pages"
+    part = f"{corpus['evaluation_part']} half of the documents"
     rows = [
         _text(
             "backbone", f"{backbone['name']}{weights}", "Llama-3.1-8B-Instruct; Qwen3-8B",
@@ -73,13 +88,13 @@ def protocol_table(settings: Json) -> Table:
         _text("text", "Dolma v1.7" if dolma else f"{corpus['kind']} corpus", "Dolma v1.7", SAME if dolma else OTHER),
         _count("hidden states collected from", activations["num_sequences"], 300_000, "sequences"),
         _text(
-            "an example is", f"one token state, {activations['positions_per_sequence']} per window, "
-            f"first {activations['skip_positions']} positions left out", SILENT, OURS,
+            "an example is", f"{_example(activations)}, first {activations['skip_positions']} positions left out",
+            SILENT, OURS,
         ),
         _text("window", f"{corpus['window_tokens']} tokens with a separator in front", SILENT, OURS),
         _draws("proxies from", geometry["large_count"], geometry["large_size"], (100, 3000)),
         _draws("stability from additional draws", geometry["small_count"], geometry["small_size"], (30, 500)),
-        _text("neighbours k, ridge eps", f"k = {geometry['k']}, eps = {geometry['eps']:g}", SILENT, OURS),
+        _text("neighbours k, ridge eps", f"k = {geometry['k']}, eps = {_ridge(geometry)}", SILENT, OURS),
         _text("score", "z(curvature) + z(monotonicity) \u2212 z(effective rank)", "the same, never fitted", SAME),
         _text("candidate layers", f"{first}{DASH}{last} of {backbone['num_layers']}", SILENT, OURS),
         _text("intervals", f"{geometry['bootstrap_replicates']} resamples of documents", SILENT, OURS),
@@ -90,8 +105,8 @@ def protocol_table(settings: Json) -> Table:
               SAME if bridge["kind"] == "unet" else OTHER),
         _count("final training on", replace["num_sequences"], 300_000, "sequences"),
         _training("final training", replace["training"], replace["num_sequences"], 4),
-        _text("evaluated on", f"{wiki}; {held}", "WikiText-103; held-out Dolma v1.7",
-              SAME if dolma and wiki == "WikiText-103" else OTHER),
+        _text("evaluated on", f"{wiki}; {held}; {part}", "WikiText-103; held-out Dolma v1.7",
+              SAME if dolma and published and corpus["num_eval_wiki"] else OTHER),
         _text("controls", "ridge map, deterministic regressor, skip; depth, norm", "single proxies, Early/Middle/Late", OURS),
     ]  # fmt: skip
     labels = {"item": "step", "study": "this study", "paper": "paper", "status": "reading"}

@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "52dc9d3e141195f8c6c0b2219b3833f8c2b72a231ec5516f586b8339ed85237e"
+TEMPLATES_SHA256 = "fe4e89a29ba14a3e7ce85c381ce40170248020a812a1ab8e51c15b9807c3cad5"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 
@@ -74,14 +74,19 @@ def _environment(undefined: type[jinja2.Undefined]) -> jinja2.Environment:
     return environment
 
 
-def render_html(page: dict[str, Any], undefined: type[jinja2.Undefined] = _Absent) -> str:
-    """Return the report as one HTML document; every value is escaped, only our own SVG is inserted as markup."""
+def render_html(
+    page: dict[str, Any], undefined: type[jinja2.Undefined] = _Absent, template: str = "report.html.j2"
+) -> str:
+    """Return the page as one HTML document; every value is escaped, only our own SVG is inserted as markup."""
     figures = {
         name: {"title": picture.title, "caption": picture.caption, "svg": Markup(picture.markup)}
         for name, picture in page["figures"].items()
     }
-    template = _environment(undefined).get_template("report.html.j2")
-    return template.render({**page, "figures": _Optional(figures), "tables": _Optional(page["tables"])})
+    return (
+        _environment(undefined)
+        .get_template(template)
+        .render({**page, "figures": _Optional(figures), "tables": _Optional(page["tables"])})
+    )
 
 
 class _Optional(dict[str, Any]):

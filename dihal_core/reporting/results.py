@@ -31,6 +31,7 @@ class StudyResults:
     score: Json | None = None
     agreement: Json | None = None
     replace: Json | None = None
+    metrics: Json | None = None
     geometry: dict[int, Json] = dataclasses.field(default_factory=dict)
     """Diagnostics by layer."""
     sweeps: dict[int, Json] = dataclasses.field(default_factory=dict)
@@ -89,7 +90,7 @@ def load_results(context: StageContext) -> StudyResults:
     ArtifactError
         If a store that was handed over lacks its result file.
     """
-    single = ("corpus", "gates", "activations", "score", "agreement", "replace")
+    single = ("corpus", "gates", "activations", "score", "agreement", "replace", "metrics")
     blocks = {name: _load(record, f"{name}.json") for name in single if (record := _one(context, name)) is not None}
     settings = context.settings.model_dump(mode="json")
     records = []

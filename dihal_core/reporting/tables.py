@@ -80,14 +80,16 @@ class Table:
         return self.marks[index] if index < len(self.marks) else ""
 
     def csv(self) -> str:
-        """Return CSV in full precision; an interval takes three columns; missing values are empty."""
+        """Return CSV in full precision; an interval takes three columns, four with a standard error; missing: empty."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         header: list[str] = []
+        with_error = {column.key for column in self.columns if any(_error(row.get(column.key)) for row in self.rows)}
         for column in self.columns:
             header.append(column.key)
             if column.kind == "interval":
                 header.extend((f"{column.key}_low", f"{column.key}_high"))
+                header.extend([f"{column.key}_se"] if column.key in with_error else [])
         writer.writerow(header)
         for row in self.rows:
             line: list[Any] = []
@@ -96,6 +98,7 @@ class Table:
                 if column.kind == "interval":
                     low, high = bounds_of(value) or (None, None)
                     line.extend((_exact(value_of(value)), _exact(low), _exact(high)))
+                    line.extend([_exact(_error(value))] if column.key in with_error else [])
                 else:
                     line.append(_exact(value))
             writer.writerow(line)
@@ -115,6 +118,10 @@ class Table:
             bold = "**" if self.mark(index) == "selected" else ""
             lines.append("| " + " | ".join(f"{bold}{_escape(cell)}{bold}" for cell in cells) + " |")
         return "\n".join(lines) + "\n"
+
+
+def _error(value: Any) -> float | None:
+    return value.get("se") if isinstance(value, Mapping) else None
 
 
 def _exact(value: Any) -> Any:

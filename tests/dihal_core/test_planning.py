@@ -14,17 +14,19 @@ from dihal_core.planning import (
     stage_costs,
 )
 from dihal_core.profiles import load_study, profile_names
-from dihal_core.stages import STAGES
+from dihal_core.stages import FLOWS, STAGES
 
 
 @pytest.mark.parametrize("profile", profile_names())
 def test_a_plan_has_one_row_per_stage_and_runs_nothing(profile, tmp_path):
     settings = load_study(profile)
+    assert {name for stages in FLOWS.values() for name in stages} == set(STAGES)
+    for flow, stages in FLOWS.items():
+        assert [row["stage"] for row in plan_study(settings, tmp_path / "runs", flow)] == list(stages)
     rows = plan_study(settings, tmp_path / "runs")
-    assert [row["stage"] for row in rows] == list(STAGES)
     assert not (tmp_path / "runs").exists()
     text = format_plan(settings, rows)
-    assert all(name in text for name in STAGES)
+    assert all(name in text for name in FLOWS["full-study"])
 
 
 def test_the_paper_plan_counts_bytes_hours_and_task_runs(tmp_path):

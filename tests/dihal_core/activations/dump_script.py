@@ -29,7 +29,9 @@ def tiny_backbone() -> Backbone:
     return load_backbone(settings, {}, seed=2)
 
 
-def tiny_plan(windows: int = 90, *, whole: int = 22, per_window: int = 3, short: bool = True) -> DumpPlan:
+def tiny_plan(
+    windows: int = 90, *, whole: int = 22, per_window: int = 3, short: bool = True, policy: str = "random"
+) -> DumpPlan:
     draw = stream(0, "dump", "tokens")
     tokens_NT = draw.integers(0, SEPARATOR, (windows, POSITIONS)).astype(np.int32)
     tokens_NT[:, 0] = SEPARATOR
@@ -40,7 +42,7 @@ def tiny_plan(windows: int = 90, *, whole: int = 22, per_window: int = 3, short:
         lengths_N=lengths_N,
         document_N=document_N,
         separator_id=SEPARATOR,
-        rows_M3=sample_rows(tokens_NT, lengths_N, document_N, per_window, 4, seed=7),
+        rows_M3=sample_rows(tokens_NT, lengths_N, document_N, per_window, 4, seed=7, policy=policy),
         table_layers=(0, 1, 2, 3, 4),
         candidate_layers=(1, 2, 3),
         whole_sequences=whole,
@@ -48,6 +50,8 @@ def tiny_plan(windows: int = 90, *, whole: int = 22, per_window: int = 3, short:
         batch_sequences=4,
         unit_batches=2,
         hidden_size=WIDTH,
+        token_policy=policy,
+        skip_positions=4,
     )
 
 

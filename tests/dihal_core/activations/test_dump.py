@@ -56,6 +56,22 @@ def test_every_stored_state_is_the_state_of_the_model_bit_for_bit(undisturbed):
     assert np.array_equal(pool.document_N, plan.document_N[pool.sequence_N])
 
 
+@pytest.mark.parametrize("policy", ["last", "mean"])
+def test_a_pool_of_last_or_mean_states_has_one_row_per_window(policy, tmp_path):
+    plan, backbone = script.tiny_plan(policy=policy, per_window=1), script.tiny_backbone()
+    pool = load_pool(script.dump(tmp_path, plan), 2)
+    long_enough = np.flatnonzero(plan.lengths_N > 4)
+    assert pool.sequence_N.tolist() == long_enough.tolist()
+    assert pool.position_N.tolist() == (plan.lengths_N[long_enough] - 1).tolist()
+    hidden_NTD = np.concatenate(
+        [backbone.prefix(torch.from_numpy(plan.batch(start)), 2).float().numpy() for start in range(0, plan.windows, 4)]
+    )
+    for row, sequence in zip(pool.rows_ND, long_enough, strict=True):
+        states = hidden_NTD[sequence, 4 : plan.lengths_N[sequence]]
+        expected = states.mean(axis=0) if policy == "mean" else states[-1]
+        assert row == pytest.approx(expected, rel=2**-8)
+
+
 def test_a_stranger_with_zarr_alone_reads_the_same(undisturbed):
     root = zarr.open_group(undisturbed.path / GROUP, mode="r")
     assert root["geom/state_02"].metadata.dimension_names == ("row", "hidden")

@@ -28,11 +28,11 @@ def documents_of(record):
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("home"), num_sequences=64, num_heldout=24, num_eval_wiki=16)
+    return build(tmp_path_factory.mktemp("home"), num_sequences=64, num_heldout=16, num_eval_wiki=16)
 
 
 def test_the_store_holds_the_windows_that_were_asked_for(record):
-    for split, wanted in (("train", 64), ("heldout", 24), ("eval_wiki", 16)):
+    for split, wanted in (("train", 64), ("heldout", 16), ("eval_wiki", 16)):
         windows = load_windows(record, split)
         assert windows.tokens_NT.shape == (wanted, 48)
         assert windows.tokens_NT.dtype == np.int32
@@ -45,8 +45,8 @@ def test_the_store_holds_the_windows_that_were_asked_for(record):
 
 
 def test_two_builds_are_bit_identical_and_another_seed_differs(record, tmp_path):
-    again = build(tmp_path, num_sequences=64, num_heldout=24, num_eval_wiki=16)
-    other = build(tmp_path, seed=1, num_sequences=64, num_heldout=24, num_eval_wiki=16)
+    again = build(tmp_path, num_sequences=64, num_heldout=16, num_eval_wiki=16)
+    other = build(tmp_path, seed=1, num_sequences=64, num_heldout=16, num_eval_wiki=16)
     assert again.digest == record.digest
     assert other.digest != record.digest
 

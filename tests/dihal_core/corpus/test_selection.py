@@ -49,7 +49,8 @@ def texts(selection, split):
 
 
 def held(name, numbers):
-    return next(n for n in numbers if group_permille(name, f"{name}{n}") < 60)
+    heldout = [article(name, n) for n in numbers if group_permille(name, f"{name}{n}") < 60]
+    return int(evaluation_part(heldout, "test")[0].id.removeprefix(name))
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def articles():
 
 @pytest.fixture
 def pages():
-    return source("eval_wiki", [article("eval_wiki", n, title=f"Page {n}") for n in range(6)], share=0.0)
+    return source("eval_wiki", [article("eval_wiki", n, title=f"Page {n}") for n in range(12)], share=0.0)
 
 
 def test_the_order_of_documents_changes_nothing(articles, pages):
@@ -83,7 +84,7 @@ def test_a_training_document_that_repeats_a_held_out_one_is_dropped(articles, pa
 def test_a_held_out_document_inside_a_longer_training_text_is_found_by_its_13grams(articles):
     number = held("wiki", range(200))
     hosts = [n for n in range(200) if group_permille("wiki", f"wiki{n}") >= 60]
-    embedded = {n: article("wiki", n, sentence(f"long{n}", 800) + " " + articles[number].text) for n in hosts[:1]}
+    embedded = {n: article("wiki", n, sentence(f"long{n}", 800) + " " + articles[number].text) for n in hosts[:3]}
     documents = [embedded.get(n, a) for n, a in enumerate(articles)]
     selection = draw(
         Pool((source("wiki", documents),), None, ()),
@@ -108,11 +109,12 @@ def test_the_lead_of_an_evaluation_page_is_dropped_by_its_title(articles, pages)
 
 
 def test_an_evaluation_page_quoted_in_training_text_is_dropped(articles, pages):
-    quoting = [article("wiki", n, sentence(f"q{n}", 600) + " " + pages.documents[0].text) for n in range(500, 540)]
+    quoted = evaluation_part(pages.documents, "test")[0]
+    quoting = [article("wiki", n, sentence(f"q{n}", 600) + " " + quoted.text) for n in range(500, 540)]
     quoting = [a for a in quoting if group_permille("wiki", a.id) >= 60][:1]
     pool = Pool((source("wiki", [*articles, *quoting]),), pages, ())
     selection = draw(pool, num_sequences=1200, num_eval_wiki=20)
-    assert pages.documents[0].id not in texts(selection, "eval_wiki")
+    assert quoted.id not in texts(selection, "eval_wiki")
     assert selection.overlap["eval_wiki_documents_dropped"] == 1
 
 
@@ -136,12 +138,12 @@ def test_a_small_evaluation_set_takes_one_window_of_many_documents_before_a_seco
     assert len(texts(selection, "eval_wiki")) == 4
     selection = draw(Pool((source("wiki", articles),), pages, ()), num_eval_wiki=15)
     counts = Counter(entry.document.id for entry, _ in selection.picks["eval_wiki"])
-    assert len(counts) == len(pages.documents)
+    assert len(counts) == len(evaluation_part(pages.documents, "test"))
     assert max(counts.values()) <= 4
 
 
 def test_test_and_development_sets_share_no_document_whatever_the_seeds(articles, pages):
-    pool = Pool((source("wiki", articles),), pages)
+    pool = Pool((source("wiki", articles),), pages, ())
     quoted, looked_at = (
         {
             split: set().union(*(texts(draw(pool, seed=seed, evaluation_part=part), split) for seed in (0, 1)))

@@ -30,35 +30,59 @@ def script():
     return _script()
 
 
+def _neighbours(x_ND, row, settings):
+    if settings.metric == "cosine":
+        unit_ND = x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)
+        distance_N = ((unit_ND - unit_ND[row]) ** 2).sum(axis=1)
+    else:
+        distance_N = ((x_ND - x_ND[row]) ** 2).sum(axis=1)
+    distance_N[row] = np.inf
+    near = np.argsort(distance_N, kind="stable")[: settings.k]
+    return np.r_[row, near] if settings.include_self else near
+
+
+def _spread(block, settings):
+    variance = np.linalg.svd(block - block.mean(axis=0), compute_uv=False) ** 2 / (len(block) - 1)
+    forms = {"inverse_top": variance[0], "inverse_trace": variance.sum(), "k_over_trace": variance.sum() / settings.k}
+    return forms[settings.curvature_form]
+
+
+def _proxies(x_ND, pairs_M2, settings, eps_of):
+    n = len(x_ND)
+    _, singular, basis_RD = np.linalg.svd(x_ND - x_ND.mean(axis=0), full_matrices=False)
+    variance_R = singular**2 / (n - 1)
+    eps = eps_of(variance_R.sum())
+    local_N = np.array([_spread(x_ND[_neighbours(x_ND, row, settings)], settings) for row in range(n)])
+    difference_MD = x_ND[pairs_M2[:, 0]] - x_ND[pairs_M2[:, 1]]
+    squared_M = (difference_MD**2).sum(axis=1)
+    coordinates_MR = (difference_MD[squared_M > 0] @ basis_RD.T) ** 2
+    return {
+        "curvature": float(np.median(1.0 / (local_N + eps))),
+        "monotonicity": float(np.median(coordinates_MR @ (1.0 / (variance_R + eps)) / squared_M[squared_M > 0])),
+        "effective_rank": float(variance_R.sum() / variance_R[0]),
+    }
+
+
 @pytest.fixture(scope="session")
 def slow_reference():
     """Proxies from singular values of rows, point by point; no Gram matrix, no Cholesky, no inverse."""
 
     def measure(x_ND, pairs_M2, settings: GeometrySettings):
         x_ND = np.asarray(x_ND, dtype=np.float64)
-        n, d = x_ND.shape
-        _, singular, basis_RD = np.linalg.svd(x_ND - x_ND.mean(axis=0), full_matrices=False)
-        variance_R = singular**2 / (n - 1)
-        trace = variance_R.sum()
-        local_N = []
-        for row in range(n):
-            distance_N = ((x_ND - x_ND[row]) ** 2).sum(axis=1)
-            distance_N[row] = np.inf
-            members = np.r_[row, np.argsort(distance_N, kind="stable")[: settings.k]]
-            block = x_ND[members] - x_ND[members].mean(axis=0)
-            local_N.append(np.linalg.svd(block, compute_uv=False)[0] ** 2 / settings.k)
-        difference_MD = x_ND[pairs_M2[:, 0]] - x_ND[pairs_M2[:, 1]]
-        squared_M = (difference_MD**2).sum(axis=1)
-        coordinates_MR = (difference_MD[squared_M > 0] @ basis_RD.T) ** 2
-        found = {}
-        for name, eps in (("absolute", settings.eps), ("relative", settings.eps_relative * trace / d)):
-            ratio_M = coordinates_MR @ (1.0 / (variance_R + eps)) / squared_M[squared_M > 0]
-            found[name] = {
-                "curvature": float(np.median(1.0 / (np.array(local_N) + eps))),
-                "monotonicity": float(np.median(ratio_M)),
-                "effective_rank": float(trace / variance_R[0]),
-            }
-        return found
+        if settings.scaling == "token_rms":
+            x_ND = x_ND / np.sqrt((x_ND**2).mean(axis=1, keepdims=True))
+
+        def relative(trace):
+            return settings.eps_relative * trace / x_ND.shape[1]
+
+        scaled_ND = x_ND
+        if settings.scaling == "unit_trace":
+            scaled_ND = x_ND / np.sqrt(np.var(x_ND, axis=0, ddof=1).sum())
+        headline = relative if settings.ridge == "relative" else lambda trace: settings.eps
+        return {
+            "headline": _proxies(scaled_ND, pairs_M2, settings, headline),
+            "relative": _proxies(x_ND, pairs_M2, settings, relative),
+        }
 
     return measure
 

@@ -13,6 +13,7 @@ from dihal_core.geometry.blas import (
     inverse_from_cholesky,
     symv,
     syrk_columns,
+    unwhiten_rows,
     whiten_rows,
 )
 
@@ -32,6 +33,8 @@ def test_products_and_factors_equal_numpy():
         white_ND = whiten_rows(factor_DD.astype(dtype), x_ND.astype(dtype))
         expected_N = np.einsum("nd,de,ne->n", x_ND, np.linalg.inv(gram_DD), x_ND)
         assert np.allclose((white_ND.astype(np.float64) ** 2).sum(axis=1), expected_N, rtol=tolerance)
+        solved_ND = unwhiten_rows(factor_DD.astype(dtype), white_ND.copy())
+        assert np.allclose(solved_ND, x_ND @ np.linalg.inv(gram_DD), rtol=tolerance, atol=tolerance)
 
 
 def test_an_indefinite_matrix_is_an_error_not_a_number():

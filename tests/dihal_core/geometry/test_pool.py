@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dihal_core.config import GeometrySettings
+from dihal_core.config import GeometrySettings, ProxySettings
 from dihal_core.errors import NumericsError
 from dihal_core.geometry.pool import GramPool
 from dihal_core.geometry.proxies import measure, measure_sample
@@ -33,7 +33,7 @@ def rows_of(kind, n, d, rng):
 def test_a_gathered_subsample_equals_a_direct_measurement(kind, pool, n, d, all_pairs):
     rng = np.random.default_rng(pool + n)
     x_ND = rows_of(kind, pool, d, rng)
-    shared = GramPool(x_ND, SETTINGS.k, n)
+    shared = GramPool(x_ND, SETTINGS, n)
     for _ in range(3):
         rows_n, pairs_M2 = rng.permutation(pool)[:n], all_pairs(n, rng)
         gathered = measure_sample(shared.sample(pairs_M2, rows_n), SETTINGS).row()
@@ -42,7 +42,7 @@ def test_a_gathered_subsample_equals_a_direct_measurement(kind, pool, n, d, all_
 
 def test_the_large_case_uses_neighbour_lists_and_the_small_one_searches_directly():
     x_ND = rows_of("plain", 900, 40, np.random.default_rng(0))
-    shared = GramPool(x_ND, SETTINGS.k, 300)
+    shared = GramPool(x_ND, SETTINGS, 300)
     assert shared.lists_NK is not None
     assert shared._lists_serve(300)
     assert not shared._lists_serve(60)
@@ -52,9 +52,9 @@ def test_a_subsample_does_not_depend_on_what_was_measured_before(all_pairs):
     rng = np.random.default_rng(1)
     x_ND = rows_of("documents", 600, 30, rng)
     draws = [(np.sort(rng.permutation(600)[:200]), all_pairs(200, rng)) for _ in range(3)]
-    shared = GramPool(x_ND, SETTINGS.k, 200)
+    shared = GramPool(x_ND, SETTINGS, 200)
     forward = [measure_sample(shared.sample(pairs, rows), SETTINGS).row() for rows, pairs in draws]
-    fresh = GramPool(x_ND, SETTINGS.k, 200)
+    fresh = GramPool(x_ND, SETTINGS, 200)
     backward = [measure_sample(fresh.sample(pairs, rows), SETTINGS).row() for rows, pairs in draws[::-1]]
     assert forward == backward[::-1]
 
@@ -63,4 +63,4 @@ def test_equal_rows_drawn_from_a_varied_pool_are_refused():
     x_ND = np.random.default_rng(0).standard_normal((40, 6))
     x_ND[:20] = x_ND[0]
     with pytest.raises(NumericsError, match="layer 9: the 12 sampled rows are all equal"):
-        GramPool(x_ND, 5, label="layer 9").sample(np.array([[0, 1]]), np.arange(12))
+        GramPool(x_ND, ProxySettings(k=5), label="layer 9").sample(np.array([[0, 1]]), np.arange(12))

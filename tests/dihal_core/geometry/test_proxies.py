@@ -1,12 +1,15 @@
 """The proxies against a slow reference, their identities, and what they refuse."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from dihal_core.config import GeometrySettings
+from dihal_core.config import GeometrySettings, ProxySettings
 from dihal_core.errors import ConfigError, NumericsError
+from dihal_core.geometry.neighbourhoods import FORMS
 from dihal_core.geometry.pool import GramPool
-from dihal_core.geometry.proxies import PROXIES, measure, row_columns
+from dihal_core.geometry.proxies import PROXIES, measure, measure_sample, row_columns
 
 SETTINGS = GeometrySettings()
 SHAPES = [(60, 100), (100, 100), (300, 40), (90, 89), (41, 40)]
@@ -39,6 +42,60 @@ def test_proxies_equal_the_slow_reference(n, d, kind, slow_reference, all_pairs)
     assert worst(measure(x_ND, pairs_M2, SETTINGS), slow_reference(x_ND, pairs_M2, SETTINGS)) < 1e-9
 
 
+CHOICES = {
+    "inverse trace": {"curvature_form": "inverse_trace"},
+    "k over trace": {"curvature_form": "k_over_trace"},
+    "cosine neighbours": {"metric": "cosine"},
+    "without the point itself": {"include_self": False},
+    "relative ridge": {"ridge": "relative", "eps_relative": 0.1},
+    "unit trace": {"scaling": "unit_trace", "eps": 1e-3},
+    "unit trace, relative ridge": {"scaling": "unit_trace", "ridge": "relative"},
+    "token rms": {"scaling": "token_rms"},
+    "k and eps": {"k": 4, "eps": 0.3},
+    "all together": {
+        "curvature_form": "k_over_trace", "metric": "cosine", "include_self": False, "k": 7,
+        "scaling": "token_rms", "ridge": "relative",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 100), (150, 40)])
+@pytest.mark.parametrize("choice", sorted(CHOICES))
+def test_every_open_choice_equals_the_slow_reference(n, d, choice, slow_reference, all_pairs):
+    rng = np.random.default_rng(n + d)
+    settings = ProxySettings(**CHOICES[choice])
+    x_ND = plain(n, d, rng) + 2.0 * rng.standard_normal(d)
+    pairs_M2 = all_pairs(n, rng)
+    found = measure(x_ND, pairs_M2, settings)
+    assert worst(found, slow_reference(x_ND, pairs_M2, settings)) < 1e-9
+    default = measure(x_ND, pairs_M2, ProxySettings())
+    assert max(abs(found.headline[name] / default.headline[name] - 1.0) for name in PROXIES) > 1e-6
+    assert found.row()["monotonicity"] == found.headline["monotonicity"]
+    gathered = GramPool(np.concatenate([x_ND, x_ND[:9] + 1.0]), settings, n).sample(pairs_M2, np.arange(n))
+    assert worst(measure_sample(gathered, settings), {"headline": found.headline, "relative": found.relative}) < 1e-9
+
+
+def test_the_curvature_forms_in_settings_are_those_in_the_table():
+    assert set(FORMS) == set(get_args(ProxySettings.model_fields["curvature_form"].annotation))
+
+
+def test_the_identity_ratio_is_that_of_the_rows_whatever_the_scaling(all_pairs):
+    rng = np.random.default_rng(1)
+    x_ND, pairs_M2 = 50.0 * plain(40, 60, rng), all_pairs(40, rng)
+    for scaling in ("raw", "unit_trace"):
+        found = measure(x_ND, pairs_M2, ProxySettings(scaling=scaling, eps=1e-12))
+        assert found.identity_ratio == pytest.approx(1.0, rel=1e-6)
+
+
+def test_cosine_neighbours_do_not_depend_on_row_lengths(all_pairs):
+    """Rows of one direction and any length are neighbours; their covariance is still that of the rows."""
+    rng = np.random.default_rng(2)
+    x_ND = np.repeat(rng.standard_normal((6, 8)), 6, axis=0) * rng.uniform(1, 9, (36, 1))
+    found = measure(x_ND, all_pairs(36, rng), ProxySettings(k=5, metric="cosine", eps=1e-12))
+    variance = [np.linalg.eigvalsh(np.cov(x_ND[first : first + 6].T))[-1] for first in range(0, 36, 6)]
+    assert found.curvature == pytest.approx(np.median(1.0 / np.repeat(variance, 6)), rel=1e-9)
+
+
 @pytest.mark.parametrize(("n", "d"), [(60, 100), (300, 40), (200, 230)])
 @pytest.mark.parametrize("kind", ["duplicates", "low rank", "outlier dimension", "outlier rows", "tight clusters"])
 def test_proxies_of_degenerate_rows_are_within_the_stated_bound(n, d, kind, slow_reference, all_pairs):
@@ -65,7 +122,7 @@ def test_an_even_median_of_curvature_is_the_mean_of_the_two_middle_values(slow_r
     settings = GeometrySettings(k=3, eps=0.5, large_size=500)
     found = measure(x_ND, pairs_M2, settings)
     assert found.curvature == pytest.approx(
-        slow_reference(x_ND, pairs_M2, settings)["absolute"]["curvature"], rel=1e-12
+        slow_reference(x_ND, pairs_M2, settings)["headline"]["curvature"], rel=1e-12
     )
 
 
@@ -86,7 +143,7 @@ def test_the_mean_stiffness_over_all_pairs_is_a_ratio_of_traces():
     for n, d in ((25, 8), (12, 30)):
         x_ND, eps = plain(n, d, rng), 0.3
         numerator = denominator = 0.0
-        pool = GramPool(x_ND, k=3)
+        pool = GramPool(x_ND, ProxySettings(k=3))
         for pair in np.stack(np.triu_indices(n, 1), axis=1):
             sample = pool.sample(pair[None, :])
             numerator += sample.median_stiffness(eps) * sample.squared_M[0]
@@ -128,11 +185,11 @@ def test_effective_rank_is_the_last_of_the_renyi_ranks(all_pairs):
 def test_every_proxy_is_finite_reproducible_and_invariant(name, n, d, all_pairs):
     rng = np.random.default_rng(5)
     x_ND, pairs_M2 = plain(n, d, rng), all_pairs(n, rng)
-    value = measure(x_ND, pairs_M2, SETTINGS).absolute[name]
+    value = measure(x_ND, pairs_M2, SETTINGS).headline[name]
     assert np.isfinite(value)
     assert value > 0
     assert PROXIES[name].sign in (-1, 1)
-    assert value == measure(x_ND, pairs_M2, SETTINGS).absolute[name]
+    assert value == measure(x_ND, pairs_M2, SETTINGS).headline[name]
     rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
     order = rng.permutation(n)
     same = {
@@ -142,7 +199,7 @@ def test_every_proxy_is_finite_reproducible_and_invariant(name, n, d, all_pairs)
         "pair order": (x_ND, pairs_M2[::-1, ::-1]),
     }
     for label, (moved_ND, moved_M2) in same.items():
-        assert measure(moved_ND, moved_M2, SETTINGS).absolute[name] == pytest.approx(value, rel=1e-9), label
+        assert measure(moved_ND, moved_M2, SETTINGS).headline[name] == pytest.approx(value, rel=1e-9), label
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 25), (40, 50)])
@@ -218,6 +275,32 @@ def test_a_value_that_is_not_finite_is_named_with_layer_and_row(value):
     x_ND[17, 2] = value
     with pytest.raises(NumericsError, match="layer 4: row 17 holds .* in column 2"):
         measure(x_ND, np.array([[0, 1]]), SETTINGS, label="layer 4")
+
+
+@pytest.mark.parametrize("choice", [{"metric": "cosine"}, {"scaling": "token_rms"}])
+def test_a_row_of_zeros_has_no_direction(choice):
+    x_ND = np.random.default_rng(0).standard_normal((30, 5))
+    x_ND[12] = 0.0
+    with pytest.raises(NumericsError, match="layer 3: row 12 is all zeros"):
+        measure(x_ND, np.array([[0, 1]]), ProxySettings(**choice), label="layer 3")
+
+
+def test_one_row_without_itself_is_no_neighbourhood():
+    with pytest.raises(ValueError, match="leaves one row"):
+        ProxySettings(k=1, include_self=False)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+def test_magnitudes_beyond_float64_are_refused_instead_of_giving_nan(scale):
+    x_ND = scale * np.random.default_rng(0).standard_normal((30, 5))
+    with pytest.raises(NumericsError, match="layer 1: the total variance is"):
+        measure(x_ND, np.array([[0, 1]]), SETTINGS, label="layer 1")
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "U3", "bool"])
+def test_values_that_are_no_real_numbers_are_refused(dtype):
+    with pytest.raises(ConfigError, match="pass real numbers"):
+        measure(np.ones((30, 5)).astype(dtype), np.array([[0, 1]]), SETTINGS)
 
 
 def test_rows_without_variance_are_refused():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dihal_core.config import GeometrySettings
+from dihal_core.config import GeometrySettings, ProxySettings
 from dihal_core.geometry.draws import distinct_pairs
 from dihal_core.geometry.pool import GramPool
 from dihal_core.geometry.proxies import measure_sample
@@ -23,7 +23,7 @@ def fresh_rows(rng, scales: bool):
 
 
 def protocol_mean(x_ND, rng):
-    pool = GramPool(x_ND, SETTINGS.k, 200)
+    pool = GramPool(x_ND, SETTINGS, 200)
     rows = [
         measure_sample(pool.sample(distinct_pairs(200, 800, rng), rng.permutation(len(x_ND))[:200]), SETTINGS)
         for _ in range(4)
@@ -41,7 +41,7 @@ def test_the_spread_over_halves_is_the_spread_over_new_documents(scales):
         if repetition % 20 == 0:
             halves_BC = draw_halves(np.bincount(document_N), 8, 120, rng)
             pairs_M2 = distinct_pairs(len(x_ND), 6000, rng)
-            found_B3 = document_fluctuations(GramPool(x_ND, SETTINGS.k, 200), document_N, pairs_M2, halves_BC, 1e-6)
+            found_B3 = document_fluctuations(GramPool(x_ND, SETTINGS, 200), document_N, pairs_M2, halves_BC, 1e-6)
             assert np.log(found_B3).mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-12)
             estimated.append(found_B3.std(axis=0))
     true_3 = np.std(truth, axis=0) / np.mean(truth, axis=0)
@@ -58,7 +58,11 @@ def test_rows_of_one_document_count_as_one():
     clustered_N, alone_N = np.repeat(np.arange(100), 4), np.arange(400)
     spread = [
         document_fluctuations(
-            GramPool(x_ND, 6), document_N, pairs_M2, draw_halves(np.bincount(document_N), 8, 150, rng), 1e-6
+            GramPool(x_ND, ProxySettings(k=6)),
+            document_N,
+            pairs_M2,
+            draw_halves(np.bincount(document_N), 8, 150, rng),
+            1e-6,
         ).std(axis=0)
         for document_N in (clustered_N, alone_N)
     ]
@@ -77,7 +81,7 @@ def test_too_few_documents_give_no_replicates():
     assert draw_halves(np.full(7, 100), 12, 50, np.random.default_rng(0)).shape == (0, 7)
     x_ND = np.random.default_rng(0).standard_normal((70, 4))
     none_B3 = document_fluctuations(
-        GramPool(x_ND, 5), np.arange(70) // 10, np.array([[0, 1]]), np.zeros((0, 7), bool), 1e-6
+        GramPool(x_ND, ProxySettings(k=5)), np.arange(70) // 10, np.array([[0, 1]]), np.zeros((0, 7), bool), 1e-6
     )
     assert none_B3.shape == (0, 3)
 
@@ -89,7 +93,9 @@ def test_fluctuations_do_not_depend_on_scale_or_offset_and_also_exist_for_fewer_
     document_N = np.arange(120) // 4
     halves_BC = draw_halves(np.bincount(document_N), 8, 20, rng)
     pairs_M2 = distinct_pairs(120, 2000, rng)
-    plain_B3 = document_fluctuations(GramPool(x_ND, 5), document_N, pairs_M2, halves_BC, 1e-6)
-    moved_B3 = document_fluctuations(GramPool(100 * x_ND + 7, 5), document_N, pairs_M2, halves_BC, 1e-2)
+    plain_B3 = document_fluctuations(GramPool(x_ND, ProxySettings(k=5)), document_N, pairs_M2, halves_BC, 1e-6)
+    moved_B3 = document_fluctuations(
+        GramPool(100 * x_ND + 7, ProxySettings(k=5)), document_N, pairs_M2, halves_BC, 1e-2
+    )
     assert np.isfinite(plain_B3).all()
     assert moved_B3 == pytest.approx(plain_B3, rel=1e-6)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dihal_core.geometry.blas import syrk_columns
-from dihal_core.geometry.stiffness import median_stiffness, median_stiffness_dual, median_with_guide
+from dihal_core.geometry import stiffness
+from dihal_core.geometry.blas import inverse_from_cholesky, syrk_columns
+from dihal_core.geometry.stiffness import DualStiffness, median_stiffness, median_with_guide
 
 
 @pytest.mark.parametrize("count", [1000, 1001])
@@ -53,6 +54,26 @@ def test_many_pairs_agree_with_the_eigenvector_route_whatever_the_condition(spre
         assert found == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("eps", [1e-9, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("spread", [1.0, 30.0, 1e4])
+def test_the_dual_route_needs_no_inverse_for_a_small_ridge_and_agrees_with_eigenvectors(eps, spread, monkeypatch):
+    monkeypatch.setattr(stiffness, "GUIDED_ROWS", 100)
+    rng = np.random.default_rng(7)
+    n, d = 300, 500
+    x_nD = rng.standard_normal((n, d)) * np.geomspace(spread, 1.0, d)
+    x_nD -= x_nD.mean(axis=0)
+    pairs_M2 = np.stack([rng.integers(0, n // 2, 2000), rng.integers(n // 2, n, 2000)], axis=1)
+    squared_M = ((x_nD[pairs_M2[:, 0]] - x_nD[pairs_M2[:, 1]]) ** 2).sum(axis=1)
+    dual = DualStiffness(x_nD @ x_nD.T, pairs_M2, squared_M)
+    inverses = []
+    monkeypatch.setattr(
+        stiffness, "inverse_from_cholesky", lambda r_DD: inverses.append(1) or inverse_from_cholesky(r_DD)
+    )
+    assert dual(eps) == pytest.approx(dual._by_eigenvectors(eps), rel=1e-10)
+    if spread == 1.0:
+        assert len(inverses) == (eps > 1e-3)
+
+
 def test_both_routes_agree_where_both_apply():
     rng = np.random.default_rng(6)
     n, d = 50, 40
@@ -61,7 +82,7 @@ def test_both_routes_agree_where_both_apply():
     pairs_M2 = np.stack(np.triu_indices(n, 1), axis=1)
     squared_M = ((x_nD[pairs_M2[:, 0]] - x_nD[pairs_M2[:, 1]]) ** 2).sum(axis=1)
     for eps in (1e-6, 0.1):
-        dual = median_stiffness_dual(x_nD @ x_nD.T, pairs_M2, squared_M, eps)
+        dual = DualStiffness(x_nD @ x_nD.T, pairs_M2, squared_M)(eps)
         assert dual == pytest.approx(
             median_stiffness(x_nD, syrk_columns(x_nD, 1 / (n - 1)), pairs_M2, squared_M, eps), rel=1e-9
         )

@@ -7,7 +7,7 @@ import pytest
 from dihal_core.reporting import figures
 from dihal_core.reporting.canvas import inline_svg, svg_text
 from dihal_core.reporting.draw_agreement import draw_agreement, draw_predictors, draw_sweep
-from dihal_core.reporting.draw_locate import draw_geometry, draw_score
+from dihal_core.reporting.draw_locate import draw_cka, draw_geometry, draw_score
 from dihal_core.reporting.draw_replace import draw_evaluation, draw_training
 from dihal_core.reporting.palette import DARK, LIGHT
 
@@ -148,3 +148,11 @@ def test_nulls_are_drawn_as_nothing(data):
         text = " ".join(texts_of(svg_text(figure)))
         assert "nan" not in text
         assert "None" not in text
+
+
+def test_the_similarity_of_layers_is_one_cell_per_pair_and_frames_the_selected_layer():
+    matrix = [[1.0, 0.5, 0.1], [0.5, 1.0, 0.4], [0.1, 0.4, 1.0]]
+    figure = draw_cka([0, 1, 2], matrix, selected=1)
+    axes = figure.axes[0]
+    assert axes.collections[0].get_array().reshape(3, 3).tolist() == matrix
+    assert axes.patches[0].get_x() == 0.5
