@@ -181,7 +181,7 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
         f"{in_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
     )
     lines.append(
-        f"Still to write: {_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
+        f"Still to write: {in_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
         "once it is made, cached or not)."
     )
     rate = (
