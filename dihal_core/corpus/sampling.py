@@ -29,9 +29,6 @@ from dihal_core.progress import Progress
 from dihal_core.store import StageStore
 
 SPOOL = "spool"
-ASKED_EVERY = 200
-"""Documents between two looks at whether to stop."""
-
 Reader = Callable[[Shard, ReadReport, Callable[[float], None]], Iterator[Document]]
 """Yields the documents of one shard; fills the report; calls back with the part that is read."""
 
@@ -129,8 +126,8 @@ def _part_setter(parts: dict[str, float], unit: str) -> Callable[[float], None]:
 def _read_one(shard, plan, read, corpus, seed, part, stop) -> _Found:
     report = ReadReport(shard.path)
     candidates = Candidates(shard.budget, corpus, seed, plan.evaluation_folder)
-    for number, found in enumerate(read(shard, report, part)):
-        if number % ASKED_EVERY == 0 and stop.is_set():
+    for found in read(shard, report, part):
+        if stop.is_set():
             raise _Stopped
         candidates.offer(dataclasses.replace(found, source=shard.folder))
     rows = [{"id": d.id, "text": d.text, "added": d.added, "created": d.created} for d in candidates.kept()]

@@ -34,8 +34,8 @@ class Screen:
         self.evaluation = evaluation.name if evaluation else None
         self.rejects: dict[str, Counter[str]] = defaultdict(Counter)
         self.examined: Counter[str] = Counter()
-        self.numbers: dict[str, int] = {}
-        """Number in `index` of every admitted document, by identity."""
+        self.admitted: list[Document] = []
+        """By number in `index`."""
         self.watched: int | None = None
         """How many documents of held-out and evaluation sets were admitted before the first training document."""
         self.repeats: Counter[str] = Counter()
@@ -51,7 +51,7 @@ class Screen:
         else:
             reason = self.index.add(document.text)
         if reason is None:
-            self.numbers[document.identity] = len(self.index) - 1
+            self.admitted.append(document)
         else:
             self.rejects[document.source][reason] += 1
             repeated = self.index.repeated if reason in REPEATS else None

@@ -225,11 +225,8 @@ class _Plan:
 
     def _report_near_duplicates(self) -> None:
         """Measure what the first rule turned away, and again over what the splits hold in the end."""
-        numbers = self.screen.numbers
-        final = {
-            split: {numbers[e.identity] for e, _ in picks if e.identity in numbers}
-            for split, picks in self.selection.picks.items()
-        }
+        numbers = {id(document): number for number, document in enumerate(self.screen.admitted)}
+        final = {split: {numbers[id(e.document)] for e, _ in picks} for split, picks in self.selection.picks.items()}
         train = final["train"]
         left = sum(
             bool(self.screen.index.near_duplicates(number) & train) for number in final["heldout"] | final["eval_wiki"]

@@ -1,6 +1,6 @@
 """Documents to windows of fixed length.
 
-Letters: N windows of one document, T tokens per window, S text tokens, C characters.
+Letters: N windows of one document, T tokens per window, S text tokens, C characters, V vocabulary.
 """
 
 import dataclasses
@@ -60,7 +60,8 @@ class WindowEncoder:
         self.tokenizer, self.separator_id, self.pad_id = tokenizer, separator_id, pad_id
         self.window_tokens, self.min_window_tokens, self.seed = window_tokens, min_window_tokens, seed
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        self._control_ids = np.array(sorted({separator_id, *special}))
+        self._is_control_V = np.zeros(max(len(tokenizer), separator_id + 1), dtype=bool)
+        self._is_control_V[sorted({separator_id, *special})] = True
         self.cut_documents = 0
         self.prepared: Prepared | None = None
         """Windows made earlier: looked up before a document is encoded."""
@@ -110,7 +111,7 @@ class WindowEncoder:
     def _windows(
         self, document: Document, text: str, ids_S: np.ndarray, ends_S: np.ndarray, cap: int
     ) -> DocumentWindows | str:
-        if np.isin(ids_S, self._control_ids).any():
+        if self._is_control_V[ids_S].any():
             return "control_token"
         body = self.window_tokens - 1
         starts = [
