@@ -251,6 +251,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DihalError as error:
         print(f"dihal: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         place = f" at {error.filename}" if error.filename else ""
         print(

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from dihal_core.corpus.costs import in_bytes
 from dihal_core.corpus.lines import read_documents
 from dihal_core.corpus.opening import (
     Listing,
@@ -182,7 +183,7 @@ def format_inspection(found: Inspection, shown: int = 5) -> str:
     facts = found.to_json()
     lines = [
         f"{found.path}: {facts['documents']} documents in {facts['lines']} lines of {facts['files']} files "
-        f"({facts['bytes_read'] / 1e6:.3g} MB stored, {facts['bytes_text'] / 1e6:.3g} MB of text)"
+        f"({in_bytes(facts['bytes_read'])} stored, {in_bytes(facts['bytes_text'])} of text)"
     ]
     if found.sources:
         lines.append("sources: " + ", ".join(f"{name} {count}" for name, count in found.sources.most_common(20)))
@@ -194,8 +195,7 @@ def format_inspection(found: Inspection, shown: int = 5) -> str:
         lines.append(f"rejected: {row['reason']} {row['count']} in {row['path']} at byte {places}{more}")
     for row in facts["damaged_shards"]:
         lines.append(
-            f"damaged: {row['path']}: {row['damage']} at byte {row['offset']}; {row['documents']} documents before it "
-            "or around it were read"
+            f"damaged: {row['path']}: {row['damage']} at byte {row['offset']}; {row['documents']} documents of it were read"
         )
     for name in found.ignored:
         lines.append(f"not read: {name} does not look like a shard")

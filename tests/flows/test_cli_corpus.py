@@ -1,5 +1,7 @@
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +53,11 @@ def test_odd_ids_and_names_print_everywhere(tmp_path, capsys):
     (tmp_path / "x\udcff.jsonl").write_bytes(json.dumps({"id": "a\u2028\x07é", "text": "t", "source": "s"}).encode())
     assert main(["corpus", "inspect", str(tmp_path), "--ids"]) == 0
     assert "a\\u2028\\x07\\xe9" in capsys.readouterr().out
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path):
+    path = shard(tmp_path / "a.json.gz", 20_000)
+    command = f"{sys.executable} -m flows.cli corpus inspect --ids {path} | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith(str(path))
+    assert done.stderr == ""
