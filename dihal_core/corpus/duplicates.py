@@ -113,17 +113,27 @@ class DuplicateIndex:
                 self._bands.setdefault(band, []).append(number)
         return None
 
-    def near_duplicates(self, number: int) -> set[int]:
-        """Return the kept documents that document `number` nearly repeats."""
+    def similarities(self, number: int) -> dict[int, float]:
+        """Return the estimated Jaccard similarity of document `number` to kept ones that share a band with it.
+
+        Below the bound of a near duplicate too: a pair at 0.3 shares a band in one case of four.
+        """
         signature_P = self._signatures[number]
-        return set() if signature_P is None else set(self._near(signature_P, self._sizes[number])) - {number}
+        if signature_P is None:
+            return {}
+        return {
+            n: float((signature_P == self._signatures[n]).mean()) for n in self._sharing(signature_P) if n != number
+        }
 
     def _band_keys(self, signature_P: np.ndarray) -> list[bytes]:
         rows = signature_P.reshape(BANDS, -1)
         return [bytes([number]) + row.tobytes() for number, row in enumerate(rows)]
 
+    def _sharing(self, signature_P: np.ndarray) -> list[int]:
+        return sorted({n for band in self._band_keys(signature_P) for n in self._bands.get(band, ())})
+
     def _near(self, signature_P: np.ndarray, size: int) -> Iterator[int]:
-        for number in sorted({n for band in self._band_keys(signature_P) for n in self._bands.get(band, ())}):
+        for number in self._sharing(signature_P):
             jaccard = float((signature_P == self._signatures[number]).mean())
             other = self._sizes[number]
             containment = jaccard / (1 + jaccard) * (size + other) / min(size, other)

@@ -227,13 +227,13 @@ class _Plan:
         """Measure what the first rule turned away, and again over what the splits hold in the end."""
         numbers = {id(document): number for number, document in enumerate(self.screen.admitted)}
         final = {split: {numbers[id(e.document)] for e, _ in picks} for split, picks in self.selection.picks.items()}
-        train = final["train"]
-        left = sum(
-            bool(self.screen.index.near_duplicates(number) & train) for number in final["heldout"] | final["eval_wiki"]
-        )
+        highest = 0.0
+        for number in final["heldout"] | final["eval_wiki"]:
+            found = self.screen.index.similarities(number)
+            highest = max([highest, *(found[other] for other in found.keys() & final["train"])])
         self.selection.overlap["train_documents_repeating_heldout"] = {
             "before": {reason: self.screen.repeats[reason] for reason in sorted(REPEATS)},
-            "after": {"near_duplicate": left},
+            "after": {"highest_jaccard": round(highest, 6)},
         }
 
     def _state_shifts(self, split: str, quota: dict[str, int], taken: dict[str, int]) -> None:
