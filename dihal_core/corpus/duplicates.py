@@ -6,6 +6,7 @@ Hashes are our own (BLAKE2 per word, polynomial over words), so they agree on ev
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -81,42 +82,63 @@ class DuplicateIndex:
 
     def __init__(self, hashes: WordHashes):
         self.hashes = hashes
-        self._exact: set[bytes] = set()
+        self._exact: dict[bytes, int] = {}
         self._bands: dict[bytes, list[int]] = {}
-        self._signatures: list[np.ndarray] = []
+        self._signatures: list[np.ndarray | None] = []
         self._sizes: list[int] = []
+        self.repeated: int | None = None
+        """Number of the kept document that the last one turned away repeats."""
+
+    def __len__(self) -> int:
+        return len(self._sizes)
 
     def add(self, text: str) -> str | None:
-        """Keep `text` and return None, or return `duplicate` or `near_duplicate` and forget it."""
+        """Keep `text` under the next number and return None, or return `duplicate` or `near_duplicate` and forget it."""
         key = hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).digest()[:16]
-        if key in self._exact:
+        self.repeated = self._exact.get(key)
+        if self.repeated is not None:
             return "duplicate"
         shingles_G = ngram_hashes(self.hashes.words(text), SHINGLE_WORDS)
         signature_P = minhash(shingles_G)
-        if len(shingles_G) and self._repeats(signature_P, len(shingles_G)):
-            return "near_duplicate"
-        self._exact.add(key)
         if len(shingles_G):
-            number = len(self._signatures)
-            self._signatures.append(signature_P)
-            self._sizes.append(len(shingles_G))
+            self.repeated = next(self._near(signature_P, len(shingles_G)), None)
+            if self.repeated is not None:
+                return "near_duplicate"
+        number = len(self._sizes)
+        self._exact[key] = number
+        self._signatures.append(signature_P if len(shingles_G) else None)
+        self._sizes.append(len(shingles_G))
+        if len(shingles_G):
             for band in self._band_keys(signature_P):
                 self._bands.setdefault(band, []).append(number)
         return None
+
+    def similarities(self, number: int) -> dict[int, float]:
+        """Return the estimated Jaccard similarity of document `number` to kept ones that share a band with it.
+
+        Below the bound of a near duplicate too: a pair at 0.3 shares a band in one case of four.
+        """
+        signature_P = self._signatures[number]
+        if signature_P is None:
+            return {}
+        return {
+            n: float((signature_P == self._signatures[n]).mean()) for n in self._sharing(signature_P) if n != number
+        }
 
     def _band_keys(self, signature_P: np.ndarray) -> list[bytes]:
         rows = signature_P.reshape(BANDS, -1)
         return [bytes([number]) + row.tobytes() for number, row in enumerate(rows)]
 
-    def _repeats(self, signature_P: np.ndarray, size: int) -> bool:
-        candidates = {number for band in self._band_keys(signature_P) for number in self._bands.get(band, ())}
-        for number in candidates:
+    def _sharing(self, signature_P: np.ndarray) -> list[int]:
+        return sorted({n for band in self._band_keys(signature_P) for n in self._bands.get(band, ())})
+
+    def _near(self, signature_P: np.ndarray, size: int) -> Iterator[int]:
+        for number in self._sharing(signature_P):
             jaccard = float((signature_P == self._signatures[number]).mean())
             other = self._sizes[number]
             containment = jaccard / (1 + jaccard) * (size + other) / min(size, other)
             if jaccard >= MIN_JACCARD or containment >= MIN_CONTAINMENT:
-                return True
-        return False
+                yield number
 
 
 class SharedGrams:

@@ -82,16 +82,24 @@ def read_offline(
         progress()
     origins.extend(_asset_origin(name) for name in dict.fromkeys(text.asset for text in ASSET_TEXTS) if name in assets)
     evaluation = None
-    if with_evaluation and EVALUATION_ASSET in assets:
-        documents, rejects = read_pages(asset_file(assets[EVALUATION_ASSET], "enwiki-pages.xml.bz2"))
-        evaluation = Source("eval_wiki", _wheels(EVALUATION_ASSET), "CC BY-SA 3.0", 0.0, tuple(documents), rejects)
-        origins.append(_asset_origin(EVALUATION_ASSET))
-        progress()
-    elif with_evaluation:
-        missing.append(f"evaluation pages are left out: asset {EVALUATION_ASSET} was not fetched (run `dihal setup`)")
+    if with_evaluation:
+        evaluation, sentence = read_evaluation(assets)
+        if evaluation is None:
+            missing.append(sentence)
+        else:
+            origins.append(_asset_origin(EVALUATION_ASSET))
+            progress()
     if not sources:
         raise ConfigError("the offline corpus found no text at all; run `dihal setup`, or choose corpus.kind=builtin")
     return Pool(tuple(sources), evaluation, tuple(origins), tuple(missing))
+
+
+def read_evaluation(assets: Mapping[str, StageRecord]) -> tuple[Source | None, str]:
+    """Return the packaged Wikipedia pages, or None and the sentence that says why there are none."""
+    if EVALUATION_ASSET not in assets:
+        return None, f"evaluation pages are left out: asset {EVALUATION_ASSET} was not fetched (run `dihal setup`)"
+    documents, rejects = read_pages(asset_file(assets[EVALUATION_ASSET], "enwiki-pages.xml.bz2"))
+    return Source("eval_wiki", _wheels(EVALUATION_ASSET), "CC BY-SA 3.0", 0.0, tuple(documents), rejects), ""
 
 
 def _code() -> tuple[Source | None, str]:

@@ -9,14 +9,14 @@ a long one, the second can.
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 from dihal_core.config import CorpusSettings
-from dihal_core.corpus.documents import Document, group_permille, normalised, seeded_rank
-from dihal_core.corpus.duplicates import DuplicateIndex, SharedGrams, WordHashes
+from dihal_core.corpus.documents import Document, group_permille, seeded_rank
+from dihal_core.corpus.duplicates import SharedGrams, WordHashes
 from dihal_core.corpus.quotas import fill
-from dihal_core.corpus.sources import Pool, Source
+from dihal_core.corpus.screening import REPEATS, Pick, Screen, Stream
+from dihal_core.corpus.sources import Pool
 from dihal_core.corpus.tokenise import DocumentWindows, WindowEncoder
 from dihal_core.errors import ConfigError
 
@@ -25,16 +25,10 @@ EVALUATION_WINDOWS_PER_DOCUMENT = 4
 EVALUATION_DOCUMENTS = 40
 """A held-out or evaluation set takes so few windows of each document that it has about as many documents, if there
 are that many (ours)."""
+ALL_WINDOWS = 1 << 30
+"""Cap in a published evaluation split: all of it may be used, evenly over its documents as far as they go."""
 SPARE = 1.5
 """Held-out candidates per window wanted: some fall to the overlap rule."""
-ENCYCLOPAEDIAS = frozenset({"wiki"})
-"""Sources whose titles are compared with those of the evaluation pages: a lead repeats its full article."""
-BATCH_CHARACTERS = 300_000
-BATCH_DOCUMENTS = 256
-CHARACTERS_PER_TOKEN = 4
-
-Pick = tuple[DocumentWindows, int]
-"""One window: its document and its row there."""
 
 
 @dataclasses.dataclass
@@ -46,83 +40,6 @@ class Selection:
     examined: Counter[str]
     overlap: dict[str, object]
     missing: list[str]
-
-
-class Screen:
-    """Turns documents away, by reason, before they are encoded."""
-
-    def __init__(self, hashes: WordHashes, evaluation: Source | None):
-        self.index = DuplicateIndex(hashes)
-        self.titles = {normalised(d.title) for d in evaluation.documents if d.title} if evaluation else set()
-        self.evaluation = evaluation.name if evaluation else None
-        self.rejects: dict[str, Counter[str]] = defaultdict(Counter)
-        self.examined: Counter[str] = Counter()
-
-    def admits(self, document: Document) -> bool:
-        """Say whether `document` is used, and count why not."""
-        self.examined[document.source] += 1
-        if not document.text.strip():
-            reason = "empty"
-        elif document.source in ENCYCLOPAEDIAS and document.title and normalised(document.title) in self.titles:
-            reason = "title_of_evaluation_page"
-        else:
-            reason = self.index.add(document.text)
-        if reason is not None:
-            self.rejects[document.source][reason] += 1
-        return reason is None
-
-
-class Stream:
-    """Windows of one source and split, document after document in selection order."""
-
-    def __init__(
-        self,
-        documents: Sequence[Document],
-        encoder: WindowEncoder,
-        screen: Screen,
-        caps: tuple[int, int],
-        tick: Callable[[], None],
-    ):
-        """`caps`: windows of a document taken at once, and all in all once the documents have run out."""
-        self.picks: list[Pick] = []
-        self._encoder, self._screen, self._tick = encoder, screen, tick
-        self._at_once, self._cap = caps
-        self._wanted = 0
-        self._windows = self._generate(iter(documents))
-
-    def take(self, count: int) -> int:
-        """Append up to `count` more windows to `picks`; return how many there were."""
-        self._wanted = count
-        got = 0
-        for pick in islice(self._windows, count):
-            self.picks.append(pick)
-            self._wanted -= 1
-            got += 1
-        return got
-
-    def _generate(self, documents: Iterator[Document]) -> Iterator[Pick]:
-        held_back: list[Pick] = []
-        while batch := self._batch(documents):
-            for result in self._encoder.encode(batch, self._cap):
-                if isinstance(result, str):
-                    self._screen.rejects[batch[0].source][result] += 1
-                    continue
-                held_back.extend((result, row) for row in range(self._at_once, len(result)))
-                for row in range(min(self._at_once, len(result))):
-                    yield result, row
-            self._tick()
-        yield from held_back
-
-    def _batch(self, documents: Iterator[Document]) -> list[Document]:
-        room = min(BATCH_CHARACTERS, max(1, self._wanted) * self._encoder.window_tokens * CHARACTERS_PER_TOKEN)
-        batch: list[Document] = []
-        for document in documents:
-            if self._screen.admits(document):
-                batch.append(document)
-                room -= min(len(document.text), self._cap * self._encoder.window_tokens * CHARACTERS_PER_TOKEN)
-            if room <= 0 or len(batch) >= BATCH_DOCUMENTS:
-                break
-        return batch
 
 
 def in_selection_order(documents: Sequence[Document], seed: int) -> list[Document]:
@@ -197,6 +114,8 @@ class _Plan:
             wanted = self.corpus.num_heldout if split == "heldout" else self.corpus.num_eval_wiki
             few = min(EVALUATION_WINDOWS_PER_DOCUMENT, self.corpus.max_windows_per_document)
             caps = min(few, max(1, math.ceil(wanted / EVALUATION_DOCUMENTS))), few
+            if split == "eval_wiki" and self.pool.published_evaluation:
+                caps = max(1, math.ceil(wanted / max(len(documents), 1))), ALL_WINDOWS
         stream = self.streams[split, name] = Stream(documents, self.encoder, self.screen, caps, self.tick)
         return stream
 
@@ -204,7 +123,9 @@ class _Plan:
         """Take candidates for the evaluation pages."""
         if self.pool.evaluation is not None and self.corpus.num_eval_wiki:
             source = self.pool.evaluation
-            pages = evaluation_part(in_selection_order(source.documents, self.seed), self.corpus.evaluation_part)
+            pages = in_selection_order(source.documents, self.seed)
+            if not self.pool.published_evaluation:
+                pages = evaluation_part(pages, self.corpus.evaluation_part)
             stream = self._stream("eval_wiki", source.name, pages)
             stream.take(_with_spare(self.corpus.num_eval_wiki))
 
@@ -216,6 +137,7 @@ class _Plan:
 
     def draw_train(self) -> None:
         """Take exactly the training windows, or say how many there are."""
+        self.screen.watched = len(self.screen.index)
         for name in self.shares:
             self._stream("train", name, self.sides[name, False])
         wanted = self.corpus.num_sequences
@@ -249,6 +171,7 @@ class _Plan:
         }
         self._trim(kept)
         self._report_overlap(watched, counts, limit)
+        self._report_near_duplicates()
         self.selection.rejects = {name: +rejects for name, rejects in self.screen.rejects.items()}
         self.selection.examined = self.screen.examined
 
@@ -269,7 +192,11 @@ class _Plan:
         for split, wanted in (("heldout", self.corpus.num_heldout), ("eval_wiki", self.corpus.num_eval_wiki)):
             got = len(self.selection.picks[split])
             if got < wanted:
-                self.selection.missing.append(f"{split} has {got} windows of the {wanted} asked for; no more text fits")
+                all_of_it = split == "eval_wiki" and self.pool.published_evaluation
+                self.selection.missing.append(
+                    f"{split} has {got} windows of the {wanted} asked for; "
+                    + ("that is the whole published split" if all_of_it else "no more text fits")
+                )
 
     def _report_overlap(self, watched: list[DocumentWindows], counts: dict[str, tuple[int, int]], limit: float) -> None:
         before, after = defaultdict(lambda: [0, 0]), defaultdict(lambda: [0, 0])
@@ -294,6 +221,19 @@ class _Plan:
             "shared_13gram_fraction_before": {
                 name: round(_fraction(value), 6) for name, value in sorted(before.items())
             },
+        }
+
+    def _report_near_duplicates(self) -> None:
+        """Measure what the first rule turned away, and again over what the splits hold in the end."""
+        numbers = {id(document): number for number, document in enumerate(self.screen.admitted)}
+        final = {split: {numbers[id(e.document)] for e, _ in picks} for split, picks in self.selection.picks.items()}
+        highest = 0.0
+        for number in final["heldout"] | final["eval_wiki"]:
+            found = self.screen.index.similarities(number)
+            highest = max([highest, *(found[other] for other in found.keys() & final["train"])])
+        self.selection.overlap["train_documents_repeating_heldout"] = {
+            "before": {reason: self.screen.repeats[reason] for reason in sorted(REPEATS)},
+            "after": {"highest_jaccard": round(highest, 6)},
         }
 
     def _state_shifts(self, split: str, quota: dict[str, int], taken: dict[str, int]) -> None:

@@ -44,3 +44,5 @@ class Pool:
     missing: tuple[str, ...] = ()
     facts: dict[str, object] = dataclasses.field(default_factory=dict)
     """Further counts for corpus.json, e.g. the shards that were read."""
+    published_evaluation: bool = False
+    """Whether `evaluation` is a published split, already the part that was asked for, of which all may be used."""

@@ -1,6 +1,6 @@
 """Documents to windows of fixed length.
 
-Letters: N windows of one document, T tokens per window, S text tokens, C characters.
+Letters: N windows of one document, T tokens per window, S text tokens, C characters, V vocabulary.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ from dihal_core.corpus.documents import Document, seeded_rank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from dihal_core.corpus.prepared import Prepared
 
 MAX_DOCUMENT_CHARACTERS = 1_000_000
 """Longer documents give windows of their first million characters (ours): one book must not fill memory."""
@@ -57,7 +59,12 @@ class WindowEncoder:
     ):
         self.tokenizer, self.separator_id, self.pad_id = tokenizer, separator_id, pad_id
         self.window_tokens, self.min_window_tokens, self.seed = window_tokens, min_window_tokens, seed
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        self._is_control_V = np.zeros(max(len(tokenizer), separator_id + 1), dtype=bool)
+        self._is_control_V[sorted({separator_id, *special})] = True
         self.cut_documents = 0
+        self.prepared: Prepared | None = None
+        """Windows made earlier: looked up before a document is encoded."""
 
     def encode(self, documents: Sequence[Document], cap: int) -> list[DocumentWindows | str]:
         """Return the windows of each document, or the reason why it has none.
@@ -69,9 +76,19 @@ class WindowEncoder:
         cap
             Most windows per document; which ones is decided by a seeded hash, not by position.
         """
+        if self.prepared is not None:
+            found = [self.prepared.find(document, cap) for document in documents]
+            fresh = iter(self.encode_anew([d for d, known in zip(documents, found, strict=True) if known is None], cap))
+            result = [next(fresh) if known is None else known for known in found]
+        else:
+            result = self.encode_anew(documents, cap)
+        self.cut_documents += sum(len(document.text) > MAX_DOCUMENT_CHARACTERS for document in documents)
+        return result
+
+    def encode_anew(self, documents: Sequence[Document], cap: int) -> list[DocumentWindows | str]:
+        """Do what `encode` does, without looking anything up or counting."""
         if not documents:
             return []
-        self.cut_documents += sum(len(document.text) > MAX_DOCUMENT_CHARACTERS for document in documents)
         texts = [document.text[:MAX_DOCUMENT_CHARACTERS] for document in documents]
         encoded = self.tokenizer(
             texts,
@@ -94,7 +111,7 @@ class WindowEncoder:
     def _windows(
         self, document: Document, text: str, ids_S: np.ndarray, ends_S: np.ndarray, cap: int
     ) -> DocumentWindows | str:
-        if (ids_S == self.separator_id).any():
+        if self._is_control_V[ids_S].any():
             return "control_token"
         body = self.window_tokens - 1
         starts = [

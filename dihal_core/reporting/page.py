@@ -190,8 +190,10 @@ def limits_of(results: StudyResults, predicted: Json | None) -> list[str]:
         "of one network are not independent, so intervals of rank correlations are optimistic."
     )
     if settings["corpus"]["kind"] != "dolma":
+        published = settings["corpus"].get("evaluation") == "wikitext103"
         limits.append(
-            f"The text is a {settings['corpus']['kind']} corpus, not Dolma v1.7; the wiki-like set is not WikiText-103."
+            f"The text is a {settings['corpus']['kind']} corpus, not Dolma v1.7"
+            + ("." if published else "; the wiki-like set is not WikiText-103.")
         )
     if results.gaps:
         limits.append(f"Layers without a sweep result: {layer_ranges(list(results.gaps))}.")

@@ -77,7 +77,8 @@ def protocol_table(settings: Json) -> Table:
     weights = f", weights quantised to {backbone['quantisation']}" if backbone.get("quantisation") else ""
     dolma = corpus["kind"] == "dolma"
     held = "held-out Dolma v1.7" if dolma else "held-out windows of the same sources"
-    wiki = "wiki-like pages" if corpus["num_eval_wiki"] else "no wiki set"
+    published = corpus.get("evaluation") == "wikitext103"
+    wiki = "no wiki set" if not corpus["num_eval_wiki"] else "WikiText-103" if published else "wiki-like pages"
     part = f"{corpus['evaluation_part']} half of the documents"
     rows = [
         _text(
@@ -104,7 +105,8 @@ def protocol_table(settings: Json) -> Table:
               SAME if bridge["kind"] == "unet" else OTHER),
         _count("final training on", replace["num_sequences"], 300_000, "sequences"),
         _training("final training", replace["training"], replace["num_sequences"], 4),
-        _text("evaluated on", f"{wiki}; {held}; {part}", "WikiText-103; held-out Dolma v1.7", OTHER),
+        _text("evaluated on", f"{wiki}; {held}; {part}", "WikiText-103; held-out Dolma v1.7",
+              SAME if dolma and published and corpus["num_eval_wiki"] else OTHER),
         _text("controls", "ridge map, deterministic regressor, skip; depth, norm", "single proxies, Early/Middle/Late", OURS),
     ]  # fmt: skip
     labels = {"item": "step", "study": "this study", "paper": "paper", "status": "reading"}

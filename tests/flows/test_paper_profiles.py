@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dihal_core.corpus.shards import FOLDERS
@@ -29,6 +31,7 @@ SHRUNK = {
     "backbone.config_overrides.head_dim": 8,
     "corpus.num_sequences": 64,
     "corpus.num_heldout": 8,
+    "corpus.num_eval_wiki": 6,
     "corpus.window_tokens": 48,
     "corpus.min_window_tokens": 24,
     "corpus.heldout_permille": 150,
@@ -86,6 +89,18 @@ def mirror(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def wikitext(tmp_path_factory) -> Path:
+    """Eight articles in the form of WikiText-103's parquet files."""
+    folder = tmp_path_factory.mktemp("wikitext")
+    draws = stream(0, "wikitext")
+    rows = []
+    for number in range(8):
+        rows += ["", f" = Article {number} = \n", "", f" {' '.join(draws.choice(WORDS, 40))} . \n"]
+    pq.write_table(pa.table({"text": rows}), folder / "test-00000-of-00001.parquet")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("profile", "reference"),
     [
@@ -93,13 +108,15 @@ def mirror(tmp_path_factory) -> Path:
         ("paper-qwen3-8b", "Qwen3-8B</td><td>2</td><td>36</td>"),
     ],
 )
-def test_a_shrunk_paper_profile_runs_end_to_end(profile, reference, mirror, home):
-    result = full_study(profile=profile, overrides={**SHRUNK, "corpus.base_url": str(mirror)})
+def test_a_shrunk_paper_profile_runs_end_to_end(profile, reference, mirror, wikitext, home):
+    text = {"corpus.base_url": str(mirror), "corpus.evaluation_url": str(wikitext)}
+    result = full_study(profile=profile, overrides={**SHRUNK, **text})
     study = json.loads((Path(result["folder"]) / "study.json").read_bytes())
     assert result["failed_layers"] == {}
     assert study["results"]["score"]["candidate_layers"] == [1, 2, 3, 4]
     assert study["results"]["agreement"]["missing_layers"] == []
     assert reference in (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
+    assert set(study["results"]["evaluate"]) == {"eval_wiki", "heldout"}
     replace = study["results"]["replace"]
     assert replace["layer"] == study["results"]["score"]["selected_layer"]
     # four epochs of the final training against one of the sweep, on twice the sequences

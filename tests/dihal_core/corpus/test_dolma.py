@@ -5,14 +5,15 @@ import json
 import shutil
 import threading
 
+import fsspec
 import pytest
+from backports import zstd
 
-from dihal_core.corpus.documents import Document
-from dihal_core.corpus.dolma import Keeper, open_shard
 from dihal_core.corpus.dolma_plan import make_plan
-from dihal_core.corpus.lines import ReadReport, read_documents
+from dihal_core.corpus.prepared import Prepared
 from dihal_core.corpus.quotas import largest_remainder
 from dihal_core.corpus.shards import FOLDERS, folder_quotas
+from dihal_core.corpus.tokenise import WindowEncoder
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import AssetError, ConfigError, NetworkError
 from dihal_core.profiles import load_study
@@ -48,7 +49,7 @@ def mirror(tmp_path_factory):
     return root
 
 
-def request_for(home, root, **overrides):
+def settings_of(root, **overrides):
     values = {
         "kind": "dolma",
         "base_url": str(root),
@@ -58,7 +59,11 @@ def request_for(home, root, **overrides):
         "heldout_permille": 100,
         **overrides,
     }
-    settings = load_study("smoke", overrides={f"corpus.{name}": value for name, value in values.items()})
+    return {f"corpus.{name}": value for name, value in values.items()}
+
+
+def request_for(home, root, **overrides):
+    settings = load_study("smoke", overrides=settings_of(root, **overrides))
     return make_request("corpus", settings, {"assets": {}}, home)
 
 
@@ -118,8 +123,11 @@ def test_a_build_killed_between_shards_resumes_to_the_same_bytes(record, mirror,
         build(tmp_path, mirror, die)
     partial = next((tmp_path / "corpus").glob("*.partial"))
     spooled = sorted((partial / "spool").iterdir())
-    assert 0 < len(spooled) < len(facts_of(record)["shards"])
-    spooled[0].unlink()  # a commit without its file is not trusted
+    assert 0 < len([path for path in spooled if path.suffix == ".gz"]) < len(facts_of(record)["shards"])
+    next(path for path in spooled if path.suffix == ".gz").unlink()
+    next(
+        path for path in spooled if path.name.endswith(".places.json")
+    ).unlink()  # a commit without its file is not trusted
     assert build(tmp_path, mirror).digest == record.digest
 
 
@@ -154,7 +162,9 @@ def test_too_many_damaged_lines_fail_with_reasons_shard_and_offset(mirror, tmp_p
     def change(path):
         write_shard(path.parent, path.name, ["{broken\n", *rows("reddit", "a", 30), {"id": "x", "source": "reddit"}])
 
-    with pytest.raises(AssetError, match=r"2 of 62 lines .*bad_json 1.*missing_text 1.*reddit-0000.*from byte 0"):
+    with pytest.raises(
+        AssetError, match=r"2 of 62 lines .*bad_json 1.*missing_text 1.*reddit-0000.*bad_json 1 \(first at byte 0\)"
+    ):
         build(tmp_path / "home", damaged(mirror, tmp_path, change), num_sequences=64, num_eval_wiki=0)
 
 
@@ -164,8 +174,8 @@ def test_a_truncated_shard_gives_its_readable_part_and_is_named(mirror, tmp_path
         path.write_bytes(data[: len(data) * 3 // 4])
 
     root = damaged(mirror, tmp_path, change)
-    facts = facts_of(build(tmp_path / "home", root, num_sequences=64, num_eval_wiki=0, max_damaged_fraction=0.05))
-    assert any("reddit-0000.json.gz is damaged (truncated_gzip)" in sentence for sentence in facts["missing"])
+    facts = facts_of(build(tmp_path / "home", root, num_sequences=64, num_eval_wiki=0))
+    assert any("reddit-0000.json.gz is damaged (truncated_gzip at byte " in sentence for sentence in facts["missing"])
     assert 5 < next(s for s in facts["shards"] if s["name"].endswith("0000.json.gz"))["accepted"] < 30
 
 
@@ -191,45 +201,153 @@ def test_the_paper_plan_needs_no_network_and_follows_the_published_mixture():
     assert plan.missing == ()
     assert 90 < len(plan.shards) < 152
     assert len({shard.unit for shard in plan.shards}) == len(plan.shards)
+    assert plan.evaluation_folder is None  # WikiText-103 is the evaluation set
     assert largest_remainder(300_000, plan.shares) == folder_quotas(300_000)
     assert plan == make_plan(corpus, 0)
     assert plan.shards != make_plan(corpus, 1).shards
 
 
-@pytest.fixture
-def server(mirror):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(mirror))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
 
 
-def test_a_shard_is_streamed_over_http_like_a_local_one(server, mirror):
-    found = []
-    for root in (server, str(mirror)):
-        report = ReadReport("wiki/wiki-0000.json.gz")
-        with open_shard(root, report.name) as handle:
-            found.append(([d.id for d in read_documents(handle, report, 1500)], report))
-    assert found[0] == found[1]
-    assert found[0][1].bytes_read == 1500
+@pytest.fixture(scope="module")
+def serve():
+    running = []
+
+    def start(folder):
+        handler = functools.partial(QuietHandler, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        running.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
 
 
-def test_a_missing_address_and_an_unreachable_host_are_told_apart(server):
-    with pytest.raises(AssetError, match=r"reddit-0077\.json\.gz answers 404; set corpus\.base_url"):
-        open_shard(server, "reddit/reddit-0077.json.gz")
+def published(root):
+    """Fill a mirror up to all shards of Dolma v1.7, as links: an address is taken to hold all of them."""
+    for folder in FOLDERS.values():
+        for path in folder.shards()[2:]:
+            (root / path).symlink_to(root / folder.shards()[0])
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole_mirror(mirror, tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole") / "mirror"
+    shutil.copytree(mirror, root)
+    return published(root)
+
+
+def test_http_gives_the_windows_of_a_local_mirror_and_names_the_addresses(serve, whole_mirror, tmp_path):
+    address = serve(whole_mirror)
+    overrides = {"num_sequences": 64, "shards_per_source": 2}
+    local, remote = (build(tmp_path / str(n), r, **overrides) for n, r in enumerate((whole_mirror, address)))
+    left, right = (load_windows(record, "train").tokens_NT for record in (local, remote))
+    assert (left == right).all()
+    shards = facts_of(remote)["shards"]
+    assert all(shard["url"] == f"{address}/{shard['name']}" for shard in shards)
+    assert [s["sha256"] for s in shards] == [s["sha256"] for s in facts_of(local)["shards"]]
+    assert all(shard["url"] is None for shard in facts_of(local)["shards"])
+
+
+def test_another_file_system_gives_the_same_windows(whole_mirror, tmp_path):
+    overrides = {"num_sequences": 64, "shards_per_source": 1}
+    local = build(tmp_path / "0", whole_mirror, **overrides)
+    wanted = [shard["name"] for shard in facts_of(local)["shards"]]
+    for name in wanted:
+        with fsspec.open(f"memory://dolma/{name}", "wb") as handle:
+            handle.write((whole_mirror / name).read_bytes())
+    remote = build(tmp_path / "1", "memory://dolma", **overrides)
+    left, right = (load_windows(record, "train").tokens_NT for record in (local, remote))
+    assert (left == right).all()
+
+
+def test_a_missing_address_an_html_page_and_an_unreachable_host_are_told_apart(serve, whole_mirror, tmp_path):
+    address, few = serve(whole_mirror), {"shards_per_source": 2}
+    spoilt = sorted((whole_mirror / "wiki").iterdir())[0]
+    content = spoilt.read_bytes()
+    try:
+        spoilt.write_bytes(b"<!DOCTYPE html><html>Please log in</html>")
+        with pytest.raises(AssetError, match=r"wiki-0000\.json\.gz answers with an HTML page instead of a shard"):
+            build(tmp_path / "html", address, **few)
+        spoilt.unlink()
+        with pytest.raises(AssetError, match=r"wiki-0000\.json\.gz answers 404; set corpus\.base_url"):
+            build(tmp_path / "missing", address, **few)
+    finally:
+        spoilt.write_bytes(content)
     with pytest.raises(NetworkError, match="could not be reached"):
-        open_shard("http://127.0.0.1:9", "reddit/reddit-0077.json.gz")
+        build(tmp_path / "away", "http://127.0.0.1:9", **few)
 
 
-def test_a_keeper_holds_the_smallest_ranks_in_any_order():
-    corpus = load_study("smoke").corpus
-    documents = [Document(f"d{i}", "x" * 100, "wiki") for i in range(500)]
-    ranks = stream(0, "ranks").permutation(500).tolist()
-    kept = []
-    for order in (range(500), reversed(range(500))):
-        keeper = Keeper(20, corpus, 4)
-        for i in order:
-            keeper.offer(ranks[i], documents[i])
-        kept.append([d.id for d in keeper.kept()])
-    assert kept[0] == kept[1] == [f"d{ranks.index(r)}" for r in range(20)]
+@pytest.fixture(scope="module")
+def damaged_mirror(mirror, tmp_path_factory):
+    """All sources, every kind of damage in some shard, below 1 % of the lines."""
+    root = tmp_path_factory.mktemp("spoilt") / "mirror"
+    shutil.copytree(mirror, root)
+    shard = {folder: [root / path for path in FOLDERS[folder].shards()[:2]] for folder in FOLDERS}
+    data = shard["books"][0].read_bytes()
+    shard["books"][0].write_bytes(data[: len(data) // 2])
+    data = bytearray(shard["reddit"][0].read_bytes())
+    data[len(data) // 2] ^= 0x40
+    shard["reddit"][0].write_bytes(bytes(data))
+    shard["starcoder"][0].write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    shard["pes2o"][0].write_bytes(b"<html>404</html>")
+    shard["tulu_flan"][0].write_bytes(b"")
+    plain = gzip.decompress(shard["wiki"][1].read_bytes())
+    half = plain.index(b"\n", len(plain) // 2) + 1
+    shard["wiki"][1].write_bytes(zstd.compress(plain[:half]) + zstd.compress(plain[half:]))
+    plain = gzip.decompress(shard["c4-filtered"][0].read_bytes())
+    shard["c4-filtered"][0].write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))
+    plain = gzip.decompress(shard["cc_en_head"][0].read_bytes())
+    empty = b'{"id": "e", "text": "", "source": "s"}\n' * 10
+    shard["cc_en_head"][0].write_bytes(gzip.compress(plain[:500] + b"\xff" + plain[500:] + empty))
+    return root
+
+
+def test_one_and_four_workers_give_one_digest_from_a_damaged_mirror_of_all_sources(damaged_mirror, tmp_path):
+    records = []
+    for workers in (1, 4):
+        settings = load_study("smoke", overrides={"compute.corpus_workers": workers, **settings_of(damaged_mirror)})
+        records.append(ensure(make_request("corpus", settings, {"assets": {}}, tmp_path / str(workers))))
+    assert records[0].key == records[1].key
+    assert records[0].digest == records[1].digest
+    facts = facts_of(records[0])
+    damage = {shard["name"].split("/")[0]: shard["file_damage"] for shard in facts["shards"] if shard["file_damage"]}
+    assert damage == {
+        "books": "truncated_gzip",
+        "reddit": "corrupt_gzip",
+        "starcoder": "git_lfs_pointer",
+        "pes2o": "html_instead_of_a_shard",
+        "tulu_flan": "empty_file",
+    }
+    assert sum("is damaged" in sentence for sentence in facts["missing"]) == 5
+    head = next(shard for shard in facts["shards"] if shard["name"] == "cc_en_head/cc_en_head-0000.json.gz")
+    assert head["rejects"] == {"bad_utf8": 1, "empty_text": 10}
+    assert len(head["offsets"]["bad_utf8"]) == 1
+    quota = {name for name, windows in folder_quotas(300).items() if windows}  # one window in 300 is not due to all
+    assert {row["source"] for row in facts["sources"]} == {*quota, "eval_wiki"}
+    assert len({name.split("_")[0] for name in quota}) > 12
+
+
+def test_readers_go_on_while_finished_shards_are_tokenised_and_the_windows_are_used(mirror, tmp_path, monkeypatch):
+    """Windows prepared on the way must be those that the choice would make, and spare it the work."""
+    anew = []
+    original = WindowEncoder.encode_anew
+
+    def counted(self, documents, cap):
+        anew.append((self.prepared is None, len(documents)))
+        return original(self, documents, cap)
+
+    monkeypatch.setattr(WindowEncoder, "encode_anew", counted)
+    record = build(tmp_path / "with", mirror)
+    early = sum(count for before, count in anew if before)
+    late = sum(count for before, count in anew if not before)
+    assert early > late  # most of what was chosen had been tokenised while shards were read
+    monkeypatch.setattr(Prepared, "find", lambda self, document, cap: None)
+    assert build(tmp_path / "without", mirror).digest == record.digest

@@ -79,6 +79,37 @@ def test_a_training_document_that_repeats_a_held_out_one_is_dropped(articles, pa
     selection = draw(Pool((source("wiki", only),), None, ()), num_heldout=2, num_eval_wiki=0, num_sequences=900)
     assert selection.rejects["wiki"]["duplicate"] == len(train_copies)
     assert not texts(selection, "train") & {c.id for c in train_copies}
+    assert selection.overlap["train_documents_repeating_heldout"] == {
+        "before": {"duplicate": len(train_copies), "near_duplicate": 0},
+        "after": {"highest_jaccard": 0.0},
+    }
+
+
+def test_what_is_left_of_a_held_out_text_in_training_is_measured(articles):
+    number = held("wiki", range(200))
+    words = articles[number].text.split()
+    like = (article("wiki", n, " ".join([*words[:42], sentence(f"other{n}", 18)])) for n in range(302, 340))
+    like = next(a for a in like if group_permille("wiki", a.id) >= 60)
+    only = [articles[number], like, *[a for a in articles if group_permille("wiki", a.id) >= 60]]
+    pool = Pool((source("wiki", only),), None, ())
+    selection = draw(pool, num_heldout=2, num_eval_wiki=0, num_sequences=1150, max_shared_13gram=1)
+    assert like.id in texts(selection, "train")
+    found = selection.overlap["train_documents_repeating_heldout"]
+    assert found["before"] == {"duplicate": 0, "near_duplicate": 0}
+    assert 0.2 < found["after"]["highest_jaccard"] < 0.5
+
+
+def test_near_duplicates_across_the_split_are_counted(articles):
+    number = held("wiki", range(200))
+    words = articles[number].text.split()
+    near = [article("wiki", n, " ".join([*words[:40], f"changed{n}", *words[41:]])) for n in range(300, 340)]
+    near = next(a for a in near if group_permille("wiki", a.id) >= 60)
+    only = [articles[number], near, *[a for a in articles if group_permille("wiki", a.id) >= 60]]
+    selection = draw(Pool((source("wiki", only),), None, ()), num_heldout=2, num_eval_wiki=0, num_sequences=900)
+    assert selection.overlap["train_documents_repeating_heldout"] == {
+        "before": {"duplicate": 0, "near_duplicate": 1},
+        "after": {"highest_jaccard": 0.0},
+    }
 
 
 def test_a_held_out_document_inside_a_longer_training_text_is_found_by_its_13grams(articles):
