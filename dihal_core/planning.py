@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dihal_core.activations.amount import dump_bytes, require_confirmed
 from dihal_core.backbones.identity import backbone_identity
 from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.errors import AssetError
@@ -77,7 +78,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         "corpus": {"bytes": windows, "flops": 0, "rate": rate, "download": shards if corpus.kind == "dolma" else 0},
         "gates": {"bytes": 1e4, "flops": 4 * window * per_token * (depth / 2 + 2), "rate": rate},
         "activations": {
-            "bytes": pool * width * 2 * tables + acts.whole_sequences * window * width * 2 * candidates,
+            "bytes": sum(dump_bytes(settings).values()),
             "flops": acts.num_sequences * window * per_token,
             "rate": rate,
         },
@@ -216,9 +217,16 @@ def preflight(settings: StudySettings, home: Path) -> list[str]:
     ResourceError
         If the stores will not fit on the disk.
     AssetError, ConfigError
-        If local weights are missing or unreadable.
+        If local weights are missing or unreadable, or the bytes of `activations.store_everything` are not confirmed.
     """
     check_local_weights(settings.backbone, home)
+    if settings.activations.store_everything:
+        require_confirmed(
+            dump_bytes(settings),
+            len(settings.table_layers),
+            settings.activations.num_sequences,
+            settings.compute.confirm_gigabytes,
+        )
     rows = plan_study(settings, home)
     needed = sum(row["bytes"] * row["to_run"] // max(row["units"], 1) for row in rows)
     require_disk(home, needed, f"study {study_name(settings)}")

@@ -31,6 +31,8 @@ class Stage:
     """What one task run stands for (`layer`, `asset`, `set`); None for a single run."""
     after: tuple[str, ...] = ()
     """Stages that decide a value in the key (the chosen layer) without being an input."""
+    free: tuple[str, ...] = ()
+    """Dotted settings paths the builder may read although they are not in the key: they change no number."""
     writes: str = ""
     """What the store holds, for the README table and the UI."""
 
@@ -80,6 +82,12 @@ STAGES: dict[str, Stage] = {
             ),
             inputs=("assets", "corpus"),
             libraries=(*TORCH, "zarr"),
+            free=(
+                "compute.dump_workers",
+                "compute.confirm_gigabytes",
+                "compute.archive_url",
+                "compute.archive_codec",
+            ),
             writes="Zarr v3 group: sampled token states of all layers, whole windows of candidate layers",
         ),
         Stage(

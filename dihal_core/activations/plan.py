@@ -39,7 +39,8 @@ class DumpPlan:
     rows_M3: np.ndarray
     """(sequence, position, document) of every pool row, int32, in order."""
     table_layers: tuple[int, ...]
-    candidate_layers: tuple[int, ...]
+    whole_layers: tuple[int, ...]
+    """Layers stored at every position of the first windows: the candidates, or all of them the paper's way."""
     whole_sequences: int
     positions_per_sequence: int
     batch_sequences: int
@@ -81,6 +82,20 @@ class DumpPlan:
             )
             for index, start in enumerate(starts)
         ]
+
+    def spans(self) -> list[list[Unit]]:
+        """Return runs of units that share no chunk: what one worker takes at a time.
+
+        One unit each, unless windows shorter than asked gave fewer rows, so that a pool chunk reaches
+        over units.
+        """
+        spans: list[list[Unit]] = []
+        for unit in self.units():
+            if spans and unit.rows.start % self.chunk_rows:
+                spans[-1].append(unit)
+            else:
+                spans.append([unit])
+        return spans
 
     def batch(self, start: int) -> np.ndarray:
         """Return tokens_BT of the windows from `start`; rows past the end are separators only.
@@ -158,7 +173,7 @@ def plan_bytes(plan: DumpPlan) -> dict[str, int]:
     sections = estimate_bytes(
         hidden_size=plan.hidden_size,
         table_layers=len(plan.table_layers),
-        candidate_layers=len(plan.candidate_layers),
+        candidate_layers=len(plan.whole_layers),
         sequences=1,
         positions_per_sequence=len(plan.rows_M3),
         whole_sequences=plan.whole_sequences,

@@ -155,7 +155,9 @@ def test_test_and_development_sets_share_no_document_whatever_the_seeds(articles
 
 
 def test_a_group_is_never_divided_between_test_and_development():
-    documents = [Document(f"act{n}", sentence(f"act{n}"), "books", metadata={"group": f"play{n % 5}"}) for n in range(30)]
+    documents = [
+        Document(f"act{n}", sentence(f"act{n}"), "books", metadata={"group": f"play{n % 5}"}) for n in range(30)
+    ]
     test, development = evaluation_part(documents, "test"), evaluation_part(documents, "development")
     assert {d.group for d in test}.isdisjoint(d.group for d in development)
     assert sorted(d.id for d in [*test, *development]) == sorted(d.id for d in documents)
