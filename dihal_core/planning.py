@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dihal_core.activations.amount import dump_bytes, require_confirmed
+from dihal_core.activations.amount import describe_amount, dump_bytes, require_confirmed
 from dihal_core.backbones.identity import backbone_identity
 from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.errors import AssetError
@@ -182,6 +182,11 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
         if on_gpu
         else "two cores with bf16 vector instructions at 0.55 TFLOP/s (geometry 60 GFLOP/s float64)"
     )
+    if settings.activations.store_everything:
+        lines.append(
+            f"activations.store_everything writes {describe_amount(dump_bytes(settings))}; confirmed with "
+            f"compute.confirm_gigabytes: {settings.compute.confirm_gigabytes:g} GB"
+        )
     lines.append(f"Hours are arithmetic at assumed rates: {rate}, downloads at 50 MB/s. Nothing was fetched or run.")
     return "\n".join(lines)
 

@@ -3,9 +3,10 @@
 What is invariant, and what is not: states of bfloat16 models move by about 1 % (median) when the batch
 size or the number of threads changes, because sums are taken in another order. The same batch shape,
 the same thread count and the same device give the same bits whatever else is in the batch, so a unit
-made again after a kill, or made by another worker, has the same bytes. In mixture-of-experts models an
-expert sees the tokens of the whole batch, so there even the neighbours matter; batches are always made
-of the same windows, and a unit made again is still the same.
+made again after a kill, or made by another worker, has the same bytes. In a mixture of experts each
+expert multiplies the tokens that the whole batch sent to it, so other kernels than the CPU ones tested
+(where neighbours changed no bit) may let them matter; a batch is always made of the same windows, so
+even then a unit made again is the same.
 """
 
 import logging

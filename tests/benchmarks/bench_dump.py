@@ -8,7 +8,6 @@ with random weights (needs a GPU). Prints Markdown.
 
 import argparse
 import dataclasses
-import importlib.util
 import io
 import os
 import platform
@@ -24,6 +23,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import bench_peers
 import bench_store
 import numpy as np
 import torch
@@ -42,7 +42,6 @@ from dihal_core.seeding import stream
 from dihal_core.store import StageStore, resolve_home
 
 POSITIONS, SAMPLED = 128, 4
-PEERS = {"nnsight": "nnsight", "TransformerLens": "transformer_lens"}
 
 
 def settings_for(model: str, home: Path) -> BackboneSettings:
@@ -127,6 +126,14 @@ def naive(backbone: Backbone, plan: DumpPlan) -> None:
     bench_store.remove(home)
 
 
+def peer(backbone: Backbone, plan: DumpPlan, save: bench_peers.Save) -> None:
+    """Every state of every layer, by a peer."""
+    home = Path(tempfile.mkdtemp(prefix="bench-peer-", dir=bench_store.scratch()))
+    for start in range(0, plan.windows, plan.batch_sequences):
+        save(torch.from_numpy(plan.batch(start)).to(backbone.device), home / f"{start}.pt")
+    bench_store.remove(home)
+
+
 def throughput(backbone: Backbone, windows: int, batch: int, rounds: int) -> tuple[list[str], Path]:
     """Return the table of modes and the folder of one dump of everything."""
     sampled, everything = (plan_for(backbone, windows, batch, flag) for flag in (False, True))
@@ -138,6 +145,8 @@ def throughput(backbone: Backbone, windows: int, batch: int, rounds: int) -> tup
         "dump, every position of all layers": lambda: dump(backbone, everything, None if kept else kept),
         "output_hidden_states + torch.save (head included)": lambda: naive(backbone, everything),
     }
+    for name, save in bench_peers.installed(backbone).items():
+        modes[name] = lambda save=save: peer(backbone, everything, save)
     forward(backbone, plan_for(backbone, batch, batch, False))
     costs: dict[str, list[Cost]] = {name: [] for name in modes}
     for _ in range(rounds):
@@ -158,11 +167,7 @@ def throughput(backbone: Backbone, windows: int, batch: int, rounds: int) -> tup
         cpu = statistics.median(c.cpu / b.cpu for b, c in zip(base, found, strict=True))
         rate = tokens / statistics.median(c.steady for c in found)
         lines.append(f"| {name} | {rate:.0f} | {steady:.2f} | {whole:.2f} | {cpu:.2f} |")
-    for name, module in PEERS.items():
-        if importlib.util.find_spec(module) is None:
-            lines.append(f"| {name} + torch.save | not installed | | | |")
-        else:
-            lines.append(f"| {name} + torch.save | installed, but this command does not drive it | | | |")
+    lines += [f"| {name} | not installed | | | |" for name in bench_peers.PEERS if name not in modes]
     return lines, kept[0]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from dihal_core.activations.amount import describe_amount, dump_bytes, human_bytes
 from dihal_core.errors import ConfigError
-from dihal_core.planning import preflight, stage_costs
+from dihal_core.planning import format_plan, preflight, stage_costs
 from dihal_core.profiles import load_study
 
 LLAMA = {"corpus.window_tokens": 128, "activations.store_everything": True}
@@ -27,6 +27,8 @@ def test_storing_everything_is_refused_until_its_bytes_are_confirmed(tmp_path):
     ) as caught:
         preflight(load_study("paper-llama-3.1-8b", overrides=LLAMA), tmp_path)
     assert "compute.confirm_gigabytes=10463 to confirm" in str(caught.value)
+    plan = format_plan(load_study("paper-llama-3.1-8b", overrides=LLAMA), [])
+    assert "store_everything writes 10.46 TB (geom 81.1 GB, full 10.38 TB); confirmed" in plan
     with pytest.raises(ConfigError, match="compute.confirm_gigabytes is 10000"):
         preflight(load_study("paper-llama-3.1-8b", overrides={**LLAMA, "compute.confirm_gigabytes": 10000}), tmp_path)
 
