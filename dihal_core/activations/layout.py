@@ -95,7 +95,7 @@ def create_group(path: Path | str, plan: DumpPlan, backbone: Mapping[str, Any], 
         for layer in plan.whole_layers:
             shape = (plan.whole_sequences, plan.positions, plan.hidden_size)
             dimensions = ("sequence", "position", "hidden")
-            _states(root, whole_array(layer), shape, plan.unit_windows, dimensions, layer, codec)
+            _states(root, whole_array(layer), shape, plan.whole_chunk_rows, dimensions, layer, codec)
 
 
 def _small(root: zarr.Group, name: str, values: np.ndarray, dimensions: tuple[str, ...], title: str) -> zarr.Array:

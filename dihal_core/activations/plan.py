@@ -12,6 +12,8 @@ from dihal_core.errors import ConfigError
 from dihal_core.seeding import stream
 
 BYTES_PER_VALUE = 2
+CHUNK_BYTES = 128 * 2**20
+"""Chunks of whole windows stay below this where a batch does, so that any reader can hold a few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +61,17 @@ class DumpPlan:
 
     @property
     def unit_windows(self) -> int:
-        """Windows of a full unit: rows of a chunk of whole windows."""
+        """Windows of a full unit."""
         return self.batch_sequences * self.unit_batches
+
+    @property
+    def whole_chunk_rows(self) -> int:
+        """Windows of a chunk of whole windows: a unit, or whole batches of it where that would exceed `CHUNK_BYTES`."""
+        batch_bytes = self.batch_sequences * self.positions * self.hidden_size * BYTES_PER_VALUE
+        batches = max(1, min(self.unit_batches, CHUNK_BYTES // batch_bytes))
+        while self.unit_batches % batches:
+            batches -= 1
+        return batches * self.batch_sequences
 
     @property
     def chunk_rows(self) -> int:

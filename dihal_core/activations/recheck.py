@@ -45,10 +45,10 @@ def _completed_by(plan: DumpPlan, unit: Unit) -> dict[str, tuple[tuple[int, ...]
         found[pool_array(layer)] = ((rows, plan.hidden_size), plan.chunk_rows, pool)
     windows = range(unit.windows.start, min(unit.windows.stop, plan.whole_sequences))
     if len(windows):
-        whole = _chunks(windows, plan.whole_sequences, plan.unit_windows)
+        whole = _chunks(windows, plan.whole_sequences, plan.whole_chunk_rows)
         for layer in plan.whole_layers:
             shape = (plan.whole_sequences, plan.positions, plan.hidden_size)
-            found[whole_array(layer)] = (shape, plan.unit_windows, whole)
+            found[whole_array(layer)] = (shape, plan.whole_chunk_rows, whole)
     return found
 
 

@@ -140,7 +140,7 @@ class StateWriter:
             shape = (plan.whole_sequences, plan.positions, plan.hidden_size)
             for layer in plan.whole_layers:
                 name = whole_array(layer)
-                self._arrays[name] = make(name, shape, plan.unit_windows, unit.windows.start)
+                self._arrays[name] = make(name, shape, plan.whole_chunk_rows, unit.windows.start)
         self._unit_bytes, self._unit_started = 0, time.monotonic()
 
     def _close(self) -> None:

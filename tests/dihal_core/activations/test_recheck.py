@@ -87,3 +87,17 @@ def test_a_disk_that_keeps_changing_what_is_written_is_blamed(tmp_path, monkeypa
     monkeypatch.setattr("dihal_core.activations.destination.chunk_checksum", another_byte)
     with pytest.raises(ArtifactError, match="unit-000001 reads back damaged after 3 repairs"):
         dump_states(script.tiny_backbone(), plan, store, {"name": "tiny"}, silent)
+
+
+def test_units_of_several_chunks_are_resumed_and_checked_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr("dihal_core.activations.plan.CHUNK_BYTES", 4 * script.POSITIONS * script.WIDTH * 2)
+    plan, store = script.tiny_plan(short=False), StageStore(tmp_path, "activations", "k")
+    assert plan.whole_chunk_rows == 4
+    dump_states(script.tiny_backbone(), plan, store, {"name": "tiny"}, silent)
+    path = chunk_file(store.path / GROUP, "full/state_01", 3, 3)
+    before = path.read_bytes()
+    path.unlink()
+    assert damaged_units(plan, store.committed(), Destination(store.path / GROUP)) == ["unit-000001"]
+    dump_states(script.tiny_backbone(), plan, store, {"name": "tiny"}, silent)
+    assert path.read_bytes() == before
+    assert len(list((store.path / GROUP / "full" / "state_01" / "c").iterdir())) == 6
