@@ -43,6 +43,11 @@ class BackboneSettings(Settings):
     config_overrides: dict[str, int | float | bool | str] = Field(
         default_factory=dict, description="Extra config fields for source=random (heads, intermediate_size, ...)."
     )
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, int | str] | None = Field(
+        None,
+        description="Spread a model over several GPUs (accelerate): auto, balanced, sequential, or {module: device}; "
+        "null puts it whole on compute.device. Nothing is ever offloaded to CPU or disk (ours).",
+    )
     trust_remote_code: bool = Field(False, description="Run code shipped with a hub model; off unless asked for.")
     reference_layer: int | None = Field(None, description="The paper's pick for this backbone, shown beside ours.")
 
@@ -165,6 +170,11 @@ class ActivationSettings(Settings):
     skip_positions: int = Field(4, ge=1, description="First positions excluded from the pool: attention sinks (ours).")
     whole_sequences: int = Field(
         0, ge=0, description="Windows stored whole at every candidate layer for the sweep; 0 means recompute (ours)."
+    )
+    store_everything: bool = Field(
+        False,
+        description="The paper's way: every position of every layer of all num_sequences windows. Terabytes at scale, so "
+        "compute.confirm_gigabytes must cover what it writes.",
     )
     batch_sequences: int = Field(16, ge=1, description="Fixed batch shape: part of bit-exactness (ours).")
     unit_batches: int = Field(4, ge=1, description="Batches per committed unit; a kill loses at most one unit (ours).")
@@ -475,6 +485,22 @@ class ComputeSettings(Settings):
     corpus_workers: int = Field(2, ge=1, le=64, description="Shards read side by side; changes no number.")
     geometry_workers: int = Field(2, ge=1, le=256, description="Layers measured side by side; changes no number.")
     sweep_workers: int = Field(2, ge=1, le=256, description="Bridges trained side by side; changes no number.")
+    dump_workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that dump disjoint units of one store, each with its own copy of the model (one per GPU "
+        "where there are several); changes no number.",
+    )
+    confirm_gigabytes: float = Field(
+        0.0, ge=0, description="activations.store_everything may write this much; the refusal says the number."
+    )
+    archive_url: str | None = Field(
+        None, description="Folder or fsspec URL (s3://...) that also receives a compressed copy of the hidden states."
+    )
+    archive_codec: Literal["zstd", "zstd-9", "blosc-lz4", "blosc-zstd", "gzip", "none"] = Field(
+        "zstd", description="Lossless codec of that copy; tests/benchmarks/RESULTS.md compares them."
+    )
 
 
 class StudySettings(Settings):

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dihal_core.activations.amount import describe_amount, dump_bytes, require_confirmed
 from dihal_core.backbones.identity import backbone_identity
 from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import BackboneSettings, StudySettings
@@ -80,8 +81,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         },
         "gates": {"bytes": 1e4, "flops": 4 * window * per_token * (depth / 2 + 2), "rate": rate},
         "activations": {
-            "bytes": pool * width * 2 * tables
-            + acts.whole_sequences * window * width * 2 * len(settings.candidate_layers),
+            "bytes": sum(dump_bytes(settings).values()),
             "flops": acts.num_sequences * window * per_token,
             "rate": rate,
         },
@@ -194,6 +194,11 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
         if on_gpu
         else "two cores with bf16 vector instructions at 0.55 TFLOP/s (geometry 60 GFLOP/s float64)"
     )
+    if settings.activations.store_everything:
+        lines.append(
+            f"activations.store_everything writes {describe_amount(dump_bytes(settings))}; confirmed with "
+            f"compute.confirm_gigabytes: {settings.compute.confirm_gigabytes:g} GB"
+        )
     lines.append(f"Hours are arithmetic at assumed rates: {rate}, downloads at 50 MB/s. Nothing was fetched or run.")
     return "\n".join([*lines, *describe_reading(settings)])
 
@@ -229,9 +234,16 @@ def preflight(settings: StudySettings, home: Path, flow: str = "full-study") -> 
     ResourceError
         If the stores will not fit on the disk.
     AssetError, ConfigError
-        If local weights are missing or unreadable.
+        If local weights are missing or unreadable, or the bytes of `activations.store_everything` are not confirmed.
     """
     check_local_weights(settings.backbone, home)
+    if settings.activations.store_everything:
+        require_confirmed(
+            dump_bytes(settings),
+            len(settings.table_layers),
+            settings.activations.num_sequences,
+            settings.compute.confirm_gigabytes,
+        )
     rows = plan_study(settings, home, flow)
     needed = sum(row["bytes_to_write"] for row in rows)
     require_disk(home, needed, f"study {study_name(settings)}")

@@ -100,7 +100,7 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
             shutil.rmtree(home / request.stage / f"{request.key}.partial", ignore_errors=True)
             raise
         except OSError as error:
-            if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            if error.errno in (27, 28, 122):  # EFBIG, ENOSPC, EDQUOT
                 raise ResourceError(
                     f"{request.label}: the disk under {home} is full ({error}); free some space and run the same "
                     "command again, finished units are kept"

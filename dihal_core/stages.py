@@ -83,6 +83,12 @@ STAGES: dict[str, Stage] = {
             ),
             inputs=("assets", "corpus"),
             libraries=(*TORCH, "zarr"),
+            unkeyed=(
+                "compute.dump_workers",
+                "compute.confirm_gigabytes",
+                "compute.archive_url",
+                "compute.archive_codec",
+            ),
             writes="Zarr v3 group: sampled token states of all layers, whole windows of candidate layers",
         ),
         Stage(

@@ -188,17 +188,36 @@ def inspect_store(home: Path, stage: str, key: str, full: bool = False) -> Store
 
 
 class StageStore:
-    """Writer of one store. Use through `open_store`; read finished stores through `StageRecord.path`."""
+    """Writer of one store, under `store_lock`; read finished stores through `StageRecord.path`.
 
-    def __init__(self, home: Path, stage: str, key: str):
+    Parameters
+    ----------
+    home, stage, key
+        What the store is called.
+    join
+        Another process is at work on the store too: leave temporary files alone, they may be its.
+
+    Raises
+    ------
+    ArtifactError
+        If the store is finished: finished stores are never written again.
+    """
+
+    def __init__(self, home: Path, stage: str, key: str, join: bool = False):
         self.home, self.stage, self.key = home, stage, key
         self.final = home / stage / key
+        if self.final.exists():
+            raise ArtifactError(
+                f"store {self.final} is finished and immutable; read it through its record, or remove it "
+                "(`dihal study --force` makes a stage again)"
+            )
         self.path = home / stage / f"{key}.partial"
         """Folder to write data files into. Write each under a temporary name ending in `.tmp`, then rename."""
         self.started = time.time()
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.path.rglob("*.tmp"):
-            leftover.unlink()
+        if not join:
+            for leftover in self.path.rglob("*.tmp"):
+                leftover.unlink()
 
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Write one data file atomically and return its path."""
@@ -217,6 +236,14 @@ class StageStore:
         """
         write_atomically(self.path / "commits" / f"{unit}.json", dump_json(payload), durable)
 
+    def has(self, unit: str) -> bool:
+        """Say whether `unit` is committed."""
+        return (self.path / "commits" / f"{unit}.json").is_file()
+
+    def withdraw(self, unit: str) -> None:
+        """Take the commit record of `unit` back: its data was found damaged and is made again."""
+        (self.path / "commits" / f"{unit}.json").unlink(missing_ok=True)
+
     def committed(self) -> dict[str, dict[str, Any]]:
         """Return `{unit: payload}` of all complete units of this and earlier attempts.
 
@@ -226,10 +253,20 @@ class StageStore:
         for path in sorted((self.path / "commits").glob("*.json")):
             try:
                 found[path.stem] = json.loads(path.read_bytes())
+            except FileNotFoundError:
+                continue  # withdrawn by another process
             except ValueError:
                 log.warning("commit record %s is unreadable; its unit is made again", path)
-                path.unlink()
+                path.unlink(missing_ok=True)
         return found
+
+    def committed_unit(self, unit: str) -> dict[str, Any]:
+        """Return the payload of `unit`, empty if it is not committed."""
+        try:
+            payload = json.loads((self.path / "commits" / f"{unit}.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return payload if isinstance(payload, dict) else {}
 
     def finalize(self, counts: dict[str, Any], provenance: dict[str, Any], unit: str | int | None) -> StageRecord:
         """Hash every file, write the manifest, rename. Afterwards the store is immutable."""

@@ -27,7 +27,17 @@ def slug(text: str) -> str:
     return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())
 
 
-WORKER_SETTINGS = frozenset({"corpus_workers", "geometry_workers", "sweep_workers"})
+WORKER_SETTINGS = frozenset(
+    {
+        "corpus_workers",
+        "geometry_workers",
+        "sweep_workers",
+        "dump_workers",
+        "confirm_gigabytes",
+        "archive_url",
+        "archive_codec",
+    }
+)
 
 
 def study_name(settings: StudySettings) -> str:

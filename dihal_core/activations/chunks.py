@@ -1,7 +1,8 @@
 """Chunk files of an unsharded Zarr v3 array with codecs bytes and crc32c, written and read directly.
 
 A chunk is C-order little-endian values followed by the CRC32C of those bytes (4 bytes, little-endian).
-The last chunk of an array has the full size too, filled up with zeros. Imports no torch.
+The last chunk of an array has the full size too, filled up with zeros. A finished chunk file is read-only.
+Imports no torch.
 """
 
 import os
@@ -15,6 +16,8 @@ from dihal_core.activations.names import chunk_file
 from dihal_core.errors import ArtifactError
 
 CHECKSUM_BYTES = 4
+READ_ONLY = 0o444
+BLOCK_BYTES = 8 * 2**20
 
 
 class ArrayAppender:
@@ -40,6 +43,7 @@ class ArrayAppender:
         self._handle: BinaryIO | None = None
         self._path = group
         self._checksum = 0
+        self._completed: dict[str, int] = {}
 
     def append(self, rows: np.ndarray) -> int:
         """Write uint16 rows behind those that are there and return the bytes written."""
@@ -56,6 +60,11 @@ class ArrayAppender:
             if self.next_row % self.chunk_rows == 0 or self.next_row == self.shape[0]:
                 self._complete()
         return written
+
+    def take_completed(self) -> dict[str, int]:
+        """Return `{chunk index: CRC32C of its values}` of the chunks completed since the last call."""
+        completed, self._completed = self._completed, {}
+        return completed
 
     def close(self) -> None:
         """Give up an unfinished chunk: its `.tmp` file is removed by the next attempt."""
@@ -83,7 +92,25 @@ class ArrayAppender:
                 handle.write(self._checksum.to_bytes(CHECKSUM_BYTES, "little"))
                 handle.flush()
                 os.fsync(handle.fileno())
+                os.fchmod(handle.fileno(), READ_ONLY)
         os.replace(self._path.with_name(f"{self._path.name}.tmp"), self._path)
+        self._completed[str((self.next_row - 1) // self.chunk_rows)] = self._checksum
+
+
+def chunk_checksum(path: Path, value_bytes: int) -> int | None:
+    """Return the CRC32C of a chunk of `value_bytes` bytes of values, or None if it is missing, torn or flipped.
+
+    Reads in blocks, so memory does not grow with the chunk.
+    """
+    try:
+        with open(path, "rb") as handle:
+            found, left = 0, value_bytes
+            while left and (block := handle.read(min(left, BLOCK_BYTES))):
+                found, left = google_crc32c.extend(found, block), left - len(block)
+            stored = handle.read()
+    except OSError:
+        return None
+    return found if not left and stored == found.to_bytes(CHECKSUM_BYTES, "little") else None
 
 
 def read_chunk(path: Path, shape: tuple[int, ...], dtype: str = "<u2") -> np.ndarray:

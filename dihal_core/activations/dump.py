@@ -1,18 +1,23 @@
 """Stage `activations`: one forward pass over the training windows, all layers to disk.
 
 Every batch has the same shape, because bfloat16 states depend on it; a unit of batches is committed
-when its chunks are on disk, and a resumed run redoes whole units, bit for bit.
+when its chunks are on disk, and a resumed run redoes whole units, bit for bit (`run` says what is and
+is not invariant). With `compute.dump_workers` several processes make disjoint units of the one store.
 Letters: N windows, T positions, M pool rows.
 """
 
+import logging
 from typing import Any, cast
 
 import numpy as np
 
+from dihal_core.activations.amount import describe_amount, require_confirmed
+from dihal_core.activations.archive import archive_group, archive_place
 from dihal_core.activations.names import GROUP
 from dihal_core.activations.plan import DumpPlan, candidate_layers, plan_bytes, sample_rows, table_layers
 from dihal_core.activations.run import dump_states
 from dihal_core.activations.verify import verify
+from dihal_core.activations.workers import Work, helpers
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.corpus.windows import Windows, load_windows
@@ -20,42 +25,56 @@ from dihal_core.errors import ConfigError
 from dihal_core.stages import StageContext
 from dihal_core.store import StageStore, require_disk
 
+log = logging.getLogger(__name__)
+
 
 def build_activations(context: StageContext) -> dict[str, Any]:
     """Dump hidden states and write `activations.json`; resumes from committed units.
 
     Raises
     ------
+    ConfigError
+        If everything is to be stored and the bytes were not confirmed.
     ResourceError
         If the disk is too small, before anything is computed.
     NumericsError
         If a state is not finite, or recomputed states differ from the stored ones.
     """
-    settings, inputs = context.settings, cast(Any, context.inputs)
-    backbone_settings, chosen = settings.backbone, settings.activations
-    windows = load_windows(inputs["corpus"], "train")
+    settings, inputs, store = context.settings, cast(Any, context.inputs), context.store
+    backbone_settings, chosen, compute = settings.backbone, settings.activations, settings.compute
     candidates = candidate_layers(settings.score.first_layer, settings.score.last_layer, backbone_settings.num_layers)
+    windows = load_windows(inputs["corpus"], "train")
     plan = make_plan(
         windows, chosen, candidates, backbone_settings.num_layers, backbone_settings.hidden_size, settings.seed
     )
-    require_disk(context.store.path, _missing_bytes(plan, context.store), "the dump of hidden states")
-    use_threads(chosen.threads)
-    backbone = load_backbone(
-        backbone_settings, inputs["assets"], resolve_device(settings.compute.device), settings.seed
-    )
+    sections = plan_bytes(plan)
+    if chosen.store_everything:
+        asked = {name: sections[name] for name in ("geom", "full")}
+        require_confirmed(asked, len(plan.whole_layers), plan.windows, compute.confirm_gigabytes)
+    missing = _missing_bytes(plan, store)
+    require_disk(store.path, missing, "the dump of hidden states")
+    log.info("hidden states of %s: %s; %d bytes to write", backbone_settings.name, describe_amount(sections), missing)
+    device = resolve_device(compute.device)
     facts = {
         "name": backbone_settings.name,
         "model_type": backbone_settings.model_type,
         "dtype": backbone_settings.dtype,
     }
-    rate = dump_states(backbone, plan, context.store, facts, context.progress)
-    verified = verify(backbone, plan, context.store.path / GROUP, settings.seed)
-    sections = plan_bytes(plan)
-    context.store.write_json(
+    work = Work(backbone_settings, inputs["assets"], settings.seed, chosen.threads, plan, store.home, store.key, facts)
+    with helpers(work, compute.dump_workers - 1, device):
+        use_threads(chosen.threads)
+        backbone = load_backbone(backbone_settings, inputs["assets"], device, settings.seed)
+        rate = dump_states(backbone, plan, store, facts, context.progress)
+    verified = verify(backbone, plan, store.path / GROUP, settings.seed)
+    if compute.archive_url is not None:
+        place = archive_place(compute.archive_url, store.key)
+        log.info("archive: %s", archive_group(store.path / GROUP, place, compute.archive_codec).sentence())
+    store.write_json(
         "activations.json",
         {
             "layers": list(plan.table_layers),
-            "candidate_layers": list(plan.candidate_layers),
+            "candidate_layers": list(candidates),
+            "whole_layers": list(plan.whole_layers) if plan.whole_sequences else [],
             "sequences": plan.windows,
             "tokens": int(plan.lengths_N.sum()),
             "documents": len(np.unique(plan.document_N)),
@@ -95,6 +114,7 @@ def make_plan(
         )
     tokens_NT = np.asarray(windows.tokens_NT[:count])
     lengths_N, document_N = np.asarray(windows.lengths_N[:count]), np.asarray(windows.document_N[:count])
+    layers = table_layers(candidates, num_layers)
     return DumpPlan(
         tokens_NT=tokens_NT,
         lengths_N=lengths_N,
@@ -109,9 +129,9 @@ def make_plan(
             seed,
             chosen.token_policy,
         ),
-        table_layers=table_layers(candidates, num_layers),
-        candidate_layers=candidates,
-        whole_sequences=chosen.whole_sequences,
+        table_layers=layers,
+        whole_layers=layers if chosen.store_everything else candidates,
+        whole_sequences=count if chosen.store_everything else chosen.whole_sequences,
         positions_per_sequence=chosen.positions_per_sequence,
         batch_sequences=chosen.batch_sequences,
         unit_batches=chosen.unit_batches,

@@ -14,21 +14,35 @@ from dihal_core.errors import NumericsError
 
 
 def batch_states(backbone: Backbone, plan: DumpPlan, start: int) -> dict[str, np.ndarray]:
-    """Return the bit patterns of one batch by array name: pool rows of all layers, whole windows of candidates."""
+    """Return the bit patterns of one batch by array name: pool rows of all layers, whole windows of chosen ones.
+
+    One forward pass that stops after the last layer of the plan. States are gathered where their block
+    lies (a model can be spread over devices) and end in host memory.
+
+    Raises
+    ------
+    NumericsError
+        If a state is not finite, naming layer, sequence and position.
+    """
     stop = min(start + plan.batch_sequences, plan.windows)
     rows_M3 = plan.rows_M3[plan.first_row(start) : plan.first_row(stop)]
-    window_M = torch.from_numpy(rows_M3[:, 0] - start).to(backbone.device, torch.long)
-    position_M = torch.from_numpy(rows_M3[:, 1]).to(backbone.device, torch.long)
+    window_M = torch.from_numpy(rows_M3[:, 0] - start).long()
+    position_M = torch.from_numpy(rows_M3[:, 1].copy()).long()
+    placed: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
     whole = max(0, min(plan.whole_sequences, stop) - start)
     top = max(plan.table_layers)
     found: dict[str, np.ndarray] = {}
 
     def keep(layer: int, hidden_BTD: torch.Tensor) -> None:
+        device = hidden_BTD.device
+        if device not in placed:
+            placed[device] = (window_M.to(device), position_M.to(device))
         if plan.token_policy == "mean":
-            found[pool_array(layer)] = to_bits(_mean_states(hidden_BTD[window_M], plan.skip_positions, position_M))
+            windows, positions = placed[device]
+            found[pool_array(layer)] = to_bits(_mean_states(hidden_BTD[windows], plan.skip_positions, positions))
         else:
-            found[pool_array(layer)] = to_bits(hidden_BTD[window_M, position_M])
-        if whole and layer in plan.candidate_layers:
+            found[pool_array(layer)] = to_bits(hidden_BTD[placed[device]])
+        if whole and layer in plan.whole_layers:
             found[whole_array(layer)] = to_bits(hidden_BTD[:whole])
         if layer == top and not bool(torch.isfinite(hidden_BTD).all()):
             _explain_non_finite(backbone, plan, start)

@@ -12,6 +12,8 @@ from dihal_core.errors import ConfigError
 from dihal_core.seeding import stream
 
 BYTES_PER_VALUE = 2
+CHUNK_BYTES = 128 * 2**20
+"""Chunks of whole windows stay below this where a batch does, so that any reader can hold a few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,8 @@ class DumpPlan:
     rows_M3: np.ndarray
     """(sequence, position, document) of every pool row, int32, in order; the last position of a mean."""
     table_layers: tuple[int, ...]
-    candidate_layers: tuple[int, ...]
+    whole_layers: tuple[int, ...]
+    """Layers stored at every position of the first windows: the candidates, or all of them the paper's way."""
     whole_sequences: int
     positions_per_sequence: int
     batch_sequences: int
@@ -61,8 +64,17 @@ class DumpPlan:
 
     @property
     def unit_windows(self) -> int:
-        """Windows of a full unit: rows of a chunk of whole windows."""
+        """Windows of a full unit."""
         return self.batch_sequences * self.unit_batches
+
+    @property
+    def whole_chunk_rows(self) -> int:
+        """Windows of a chunk of whole windows: a unit, or whole batches of it where that would exceed `CHUNK_BYTES`."""
+        batch_bytes = self.batch_sequences * self.positions * self.hidden_size * BYTES_PER_VALUE
+        batches = max(1, min(self.unit_batches, CHUNK_BYTES // batch_bytes))
+        while self.unit_batches % batches:
+            batches -= 1
+        return batches * self.batch_sequences
 
     @property
     def chunk_rows(self) -> int:
@@ -84,6 +96,20 @@ class DumpPlan:
             )
             for index, start in enumerate(starts)
         ]
+
+    def spans(self) -> list[list[Unit]]:
+        """Return runs of units that share no chunk: what one worker takes at a time.
+
+        One unit each, unless windows shorter than asked gave fewer rows, so that a pool chunk reaches
+        over units.
+        """
+        spans: list[list[Unit]] = []
+        for unit in self.units():
+            if spans and unit.rows.start % self.chunk_rows:
+                spans[-1].append(unit)
+            else:
+                spans.append([unit])
+        return spans
 
     def batch(self, start: int) -> np.ndarray:
         """Return tokens_BT of the windows from `start`; rows past the end are separators only.
@@ -172,7 +198,7 @@ def plan_bytes(plan: DumpPlan) -> dict[str, int]:
     sections = estimate_bytes(
         hidden_size=plan.hidden_size,
         table_layers=len(plan.table_layers),
-        candidate_layers=len(plan.candidate_layers),
+        candidate_layers=len(plan.whole_layers),
         sequences=1,
         positions_per_sequence=len(plan.rows_M3),
         whole_sequences=plan.whole_sequences,

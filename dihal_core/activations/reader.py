@@ -1,5 +1,8 @@
 """Read hidden states back. Imports neither torch nor zarr: array metadata is JSON, chunks are plain files.
 
+Three ways: `load_pool` and `load_whole` bring one layer into memory once, every chunk checked;
+`map_array` gathers rows of an array too large for that; `stream.WindowStream` reads whole windows ahead.
+
 Letters: N pool rows, S windows stored whole, T positions, D hidden size.
 """
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from dihal_core.activations.bfloat16 import to_float32
 from dihal_core.activations.chunks import read_rows
+from dihal_core.activations.mapped import MappedArray
 from dihal_core.activations.names import GROUP, ROWS, pool_array, whole_array
 from dihal_core.errors import ArtifactError
 from dihal_core.store import StageRecord
@@ -52,13 +56,33 @@ def load_whole(record: StageRecord, layer: int) -> np.ndarray:
     return read_array(record, _held(record, whole_array(layer)))
 
 
+def map_whole(record: StageRecord, layer: int, check: bool = True) -> MappedArray:
+    """Return the array of whole windows of `layer`, (S, T, D) uint16, for gathering rows by memory map.
+
+    Raises
+    ------
+    ArtifactError
+        If the layer is not stored whole.
+    """
+    return map_array(record.path / GROUP, _held(record, whole_array(layer)), check)
+
+
+def map_array(group: Path, array: str, check: bool = True) -> MappedArray:
+    """Return one array of a group for gathering rows by memory map; see `MappedArray` for `check`."""
+    shape, chunk_rows, dtype = _form(group, array)
+    return MappedArray(group, array, shape, chunk_rows, dtype, check)
+
+
 def read_array(record: StageRecord, array: str) -> np.ndarray:
     """Return one array of the group in memory, every chunk checked against its CRC32C."""
-    group = record.path / GROUP
+    shape, chunk_rows, dtype = _form(record.path / GROUP, array)
+    return read_rows(record.path / GROUP, array, shape, chunk_rows, dtype)
+
+
+def _form(group: Path, array: str) -> tuple[tuple[int, ...], int, str]:
     facts = _metadata(group / array / "zarr.json")
     shape, chunk = tuple(facts["shape"]), tuple(facts["chunk_grid"]["configuration"]["chunk_shape"])
-    dtype = np.dtype(facts["data_type"]).newbyteorder("<")
-    return read_rows(group, array, shape, chunk[0], dtype.str)
+    return shape, chunk[0], np.dtype(facts["data_type"]).newbyteorder("<").str
 
 
 def _held(record: StageRecord, array: str) -> str:

@@ -15,10 +15,11 @@ from dihal_core.seeding import stream
 SAMPLED_FRACTION = 1e-3
 
 
-def verify(backbone: Backbone, plan: DumpPlan, group: Path, seed: int) -> dict[str, int]:
-    """Recompute a seeded sample of batches (0.1 %, at least one of each section) and compare bit for bit.
+def verify(backbone: Backbone, plan: DumpPlan, group: Path | str, seed: int, batches: int = 1) -> dict[str, int]:
+    """Recompute a seeded sample of batches (0.1 %, at least `batches` and one of each section), compare bit for bit.
 
-    The stored side is read by zarr-python, which checks the CRC32C of every chunk it opens.
+    The stored side is read by zarr-python, which checks the CRC32C of every chunk it opens. Bits can only
+    agree on the device, thread count and batch shape the dump was made with (`run` says why).
 
     Returns
     -------
@@ -32,7 +33,7 @@ def verify(backbone: Backbone, plan: DumpPlan, group: Path, seed: int) -> dict[s
     """
     root: Any = zarr.open_group(group, mode="r")
     rows, whole = 0, 0
-    for start in _sampled_starts(plan, seed):
+    for start in _sampled_starts(plan, seed, batches):
         stop = min(start + plan.batch_sequences, plan.windows)
         whole += max(0, min(stop, plan.whole_sequences) - start)
         first, last = plan.first_row(start), plan.first_row(stop)
@@ -51,10 +52,10 @@ def verify(backbone: Backbone, plan: DumpPlan, group: Path, seed: int) -> dict[s
     return {"verified_rows": rows, "verified_whole_sequences": whole}
 
 
-def _sampled_starts(plan: DumpPlan, seed: int) -> list[int]:
+def _sampled_starts(plan: DumpPlan, seed: int, batches: int) -> list[int]:
     starts = np.arange(0, plan.windows, plan.batch_sequences)
     draw = stream(seed, "activations", "verify")
-    count = max(1, round(SAMPLED_FRACTION * len(starts)))
+    count = min(len(starts), max(batches, round(SAMPLED_FRACTION * len(starts))))
     chosen = {int(start) for start in draw.choice(starts, size=count, replace=False)}
     inside = starts[starts < plan.whole_sequences]
     if len(inside) and not any(start < plan.whole_sequences for start in chosen):

@@ -1,25 +1,42 @@
 """A thread that writes states while the model computes the next ones.
 
 The queue is bounded, so memory does not grow when the disk is slow; an error in the thread (disk
-full, say) is raised in the caller at its next call, and nothing waits for ever.
+full, say) is raised in the caller at its next call, and nothing waits for ever. At most one complete
+unit waits for its commit, which is what a kill can cost beside the batches begun after it.
 """
 
+import dataclasses
+import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from dihal_core.activations.chunks import ArrayAppender
-from dihal_core.activations.names import GROUP, pool_array, whole_array
+from dihal_core.activations.destination import Appender, Destination
+from dihal_core.activations.names import pool_array, whole_array
 from dihal_core.activations.plan import DumpPlan, Unit
 from dihal_core.store import StageStore
 
 QUEUE_BATCHES = 2
+POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The states of one batch, and what it means for the unit it belongs to."""
+
+    states: Mapping[str, np.ndarray]
+    unit: Unit
+    opens: bool = False
+    """The batch does not follow the one before: arrays are opened at the beginning of its unit."""
+    finishes: bool = False
+    """The batch is the last one of its unit, which is committed after it."""
+    after: Callable[[], None] | None = None
+    """Called when the unit is committed."""
 
 
 class StateWriter:
@@ -29,37 +46,42 @@ class StateWriter:
     if the block failed.
     """
 
-    def __init__(self, store: StageStore, plan: DumpPlan, first: Unit):
-        group = store.path / GROUP
-        self._store = store
-        self._arrays: dict[str, ArrayAppender] = {
-            pool_array(layer): _pool_appender(group, plan, layer, first) for layer in plan.table_layers
-        }
-        if first.windows.start < plan.whole_sequences:
-            self._arrays |= {
-                whole_array(layer): _whole_appender(group, plan, layer, first) for layer in plan.candidate_layers
-            }
-        self._queue: queue.Queue[tuple[Mapping[str, np.ndarray], Unit | None] | None] = queue.Queue(QUEUE_BATCHES)
+    def __init__(self, store: StageStore, plan: DumpPlan, destination: Destination):
+        self._store, self._plan, self._destination = store, plan, destination
+        self._arrays: dict[str, Appender] = {}
+        self._queue: queue.Queue[Part | None] = queue.Queue(QUEUE_BATCHES)
         self._error: BaseException | None = None
+        self._uncommitted = 0
+        self._changed = threading.Condition()
         self._unit_bytes, self._unit_started = 0, time.monotonic()
         self._thread = threading.Thread(target=self._run, name="state-writer", daemon=True)
         self._thread.start()
 
-    def put(self, states: Mapping[str, np.ndarray], finishes: Unit | None = None) -> None:
-        """Queue rows per array name; `finishes` is the unit that is complete with this batch.
+    def put(self, part: Part) -> None:
+        """Queue one batch.
 
         Raises
         ------
         Exception
             Whatever stopped the thread.
         """
+        if part.finishes:
+            with self._changed:
+                self._uncommitted += 1
         while True:
             self._raise_error()
             try:
-                self._queue.put((states, finishes), timeout=0.2)
+                self._queue.put(part, timeout=POLL_SECONDS)
                 return
             except queue.Full:
                 continue
+
+    def wait_for_commits(self) -> None:
+        """Return when every unit whose last batch was queued is committed; raises what stopped the thread."""
+        with self._changed:
+            while self._uncommitted and self._error is None:
+                self._changed.wait(POLL_SECONDS)
+        self._raise_error()
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +93,7 @@ class StateWriter:
             self._drain()
         while self._thread.is_alive():
             try:
-                self._queue.put(None, timeout=0.2)
+                self._queue.put(None, timeout=POLL_SECONDS)
                 break
             except queue.Full:
                 continue
@@ -92,20 +114,43 @@ class StateWriter:
 
     def _run(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
-                states, finished = item
-                for name, rows in states.items():
+            while (part := self._queue.get()) is not None:
+                if part.opens:
+                    self._open(part.unit)
+                for name, rows in part.states.items():
                     self._unit_bytes += self._arrays[name].append(rows)
-                if finished is not None:
-                    self._commit(finished)
+                if part.finishes:
+                    self._commit(part)
         except BaseException as error:  # handed to the caller, who raises it
             self._error = error
         finally:
-            for array in self._arrays.values():
-                array.close()
+            self._close()
+            with self._changed:
+                self._changed.notify_all()
 
-    def _commit(self, unit: Unit) -> None:
-        now = time.monotonic()
+    def _open(self, unit: Unit) -> None:
+        self._close()
+        plan, make = self._plan, self._destination.appender
+        shape = (len(plan.rows_M3), plan.hidden_size)
+        self._arrays = {
+            pool_array(layer): make(pool_array(layer), shape, plan.chunk_rows, unit.rows.start)
+            for layer in plan.table_layers
+        }
+        if unit.windows.start < plan.whole_sequences:
+            shape = (plan.whole_sequences, plan.positions, plan.hidden_size)
+            for layer in plan.whole_layers:
+                name = whole_array(layer)
+                self._arrays[name] = make(name, shape, plan.whole_chunk_rows, unit.windows.start)
+        self._unit_bytes, self._unit_started = 0, time.monotonic()
+
+    def _close(self) -> None:
+        for array in self._arrays.values():
+            array.close()
+
+    def _commit(self, part: Part) -> None:
+        unit, now = part.unit, time.monotonic()
+        earlier = self._store.committed_unit(unit.name).get("crc32c", {})
+        checksums = {name: {**earlier.get(name, {}), **array.take_completed()} for name, array in self._arrays.items()}
         self._store.commit(
             unit.name,
             {
@@ -113,16 +158,13 @@ class StateWriter:
                 "rows": [unit.rows.start, unit.rows.stop],
                 "bytes": self._unit_bytes,
                 "seconds": round(now - self._unit_started, 3),
+                "process": os.getpid(),
+                "crc32c": {name: chunks for name, chunks in checksums.items() if chunks},
             },
         )
         self._unit_bytes, self._unit_started = 0, now
-
-
-def _pool_appender(group: Path, plan: DumpPlan, layer: int, first: Unit) -> ArrayAppender:
-    shape = (len(plan.rows_M3), plan.hidden_size)
-    return ArrayAppender(group, pool_array(layer), shape, plan.chunk_rows, first.rows.start)
-
-
-def _whole_appender(group: Path, plan: DumpPlan, layer: int, first: Unit) -> ArrayAppender:
-    shape = (plan.whole_sequences, plan.positions, plan.hidden_size)
-    return ArrayAppender(group, whole_array(layer), shape, plan.unit_windows, first.windows.start)
+        with self._changed:
+            self._uncommitted -= 1
+            self._changed.notify_all()
+        if part.after is not None:
+            part.after()

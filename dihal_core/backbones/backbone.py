@@ -52,7 +52,7 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Where tokens enter and results come back: the device of the embedding (all of a model that is not spread)."""
         return self.model.get_input_embeddings().weight.device
 
     def embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
@@ -64,13 +64,14 @@ class Backbone:
         """Return state `layer`, hidden_BTD; blocks after it are not run."""
         self._check(layer)
         part = take_prefix(self._base, self._family.layers, self._family.norm, layer)
-        return part(input_ids=self._move(tokens_BT), use_cache=False).last_hidden_state
+        return part(input_ids=self._move(tokens_BT), use_cache=False).last_hidden_state.to(self.device)
 
     @torch.no_grad()
     def visit(self, tokens_BT: torch.Tensor, layers: Iterable[int], see: Visit) -> None:
         """Run one forward up to the last of `layers` and call `see(layer, hidden_BTD)` for each, in order.
 
-        A state lives on only if `see` keeps it, so memory does not grow with the number of layers.
+        A state lives on only if `see` keeps it, so memory does not grow with the number of layers. It lies on
+        the device of its block.
         """
         wanted = frozenset(layers)
         for layer in wanted:
@@ -111,18 +112,18 @@ class Backbone:
 
         def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
             entered_BTD = hidden_BTD.to(device=self.device, dtype=self.dtype)
-            return part(inputs_embeds=entered_BTD, use_cache=False).last_hidden_state
+            return part(inputs_embeds=entered_BTD, use_cache=False).last_hidden_state.to(self.device)
 
         return run
 
     @torch.no_grad()
     def final(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """Return final_BTD of the whole model: after the last block and the final norm."""
-        return self._base(input_ids=self._move(tokens_BT), use_cache=False).last_hidden_state
+        return self._base(input_ids=self._move(tokens_BT), use_cache=False).last_hidden_state.to(self.device)
 
     def logits(self, final_BTD: torch.Tensor) -> torch.Tensor:
         """Return logits_BTV of normed states, in the backbone's dtype; any leading shape will do."""
-        logits_BTV = self.model.get_output_embeddings()(final_BTD)
+        logits_BTV = self.model.get_output_embeddings()(final_BTD).to(final_BTD.device)
         if self._softcap is None:
             return logits_BTV
         return torch.tanh(logits_BTV / self._softcap) * self._softcap

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import GgufConfig
 
 from dihal_core.backbones.backbone import Backbone
+from dihal_core.backbones.placement import place
 from dihal_core.backbones.registry import family_of
 from dihal_core.backbones.sources import Location, locate
 from dihal_core.backbones.tokenizers import quiet_transformers
@@ -41,7 +42,7 @@ def load_backbone(
     assets
         Records of unpacked assets by name; used when `source="asset"`.
     device
-        `cpu` or `cuda`.
+        `cpu`, `cuda` or `cuda:<n>`; `backbone.device_map` goes before it.
     seed
         Root seed of random weights; used when `source="random"`.
 
@@ -50,7 +51,9 @@ def load_backbone(
     AssetError
         If files are missing, corrupt, incomplete or only pickled.
     ConfigError
-        If the model type is not registered or a shape differs from the settings.
+        If the model type is not registered, a shape differs from the settings, or the device map is wrong.
+    ResourceError
+        If `backbone.device_map` finds too little room on the GPUs.
     """
     family = family_of(backbone.model_type)
     digest = assets[backbone.identifier].digest if backbone.identifier in assets else None
@@ -61,7 +64,7 @@ def load_backbone(
             _loaded.clear()
             model = _random(backbone, seed) if backbone.source == "random" else _pretrained(backbone, assets)
             _check_shapes(model, backbone)
-            _loaded[key] = Backbone(model.to(device), family, backbone.name)
+            _loaded[key] = Backbone(place(model, device, backbone.device_map), family, backbone.name)
         return _loaded[key]
 
 
@@ -91,19 +94,19 @@ def _random(backbone: BackboneSettings, seed: int) -> nn.Module:
 
 
 def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -> nn.Module:
-    place = locate(backbone, assets)
-    _refuse_pickles(place, backbone)
-    arguments: dict[str, Any] = {**place.arguments, "dtype": _dtype(backbone)}
-    if place.gguf is not None:
+    source = locate(backbone, assets)
+    _refuse_pickles(source, backbone)
+    arguments: dict[str, Any] = {**source.arguments, "dtype": _dtype(backbone)}
+    if source.gguf is not None:
         arguments["quantization_config"] = GgufConfig(dequantize=True)
     else:
         arguments["use_safetensors"] = True
-    log.info("loading %s from %s", backbone.name, place.label)
+    log.info("loading %s from %s", backbone.name, source.label)
     try:
         with quiet_transformers(), _quiet_gguf():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(place.where, output_loading_info=True, **arguments)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source.where, output_loading_info=True, **arguments)
     except Exception as error:
-        reason = f"{place.label} could not be loaded ({type(error).__name__}: {_last_line(error)})"
+        reason = f"{source.label} could not be loaded ({type(error).__name__}: {_last_line(error)})"
         if backbone.source == "hub" and "connect" in str(error):
             raise NetworkError(f"{reason}; check the network, or download the model beforehand") from error
         raise AssetError(
@@ -114,7 +117,7 @@ def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -
         if facts.get(problem):
             names = ", ".join(sorted(str(name) for name in facts[problem])[:3])
             raise AssetError(
-                f"{place.label} lacks weights of {type(model).__name__}: {len(facts[problem])} {problem} "
+                f"{source.label} lacks weights of {type(model).__name__}: {len(facts[problem])} {problem} "
                 f"such as {names}; fetch the file again or correct backbone.model_type"
             )
     if hasattr(model.config, "quantization_config"):
@@ -133,10 +136,10 @@ def _quiet_gguf() -> Iterator[None]:
         reader.tqdm = original
 
 
-def _refuse_pickles(place: Location, backbone: BackboneSettings) -> None:
+def _refuse_pickles(source: Location, backbone: BackboneSettings) -> None:
     if backbone.source != "folder":
         return
-    folder = Path(place.where)
+    folder = Path(source.where)
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         found = f"only pickled weights ({', '.join(pickled[:3])})" if pickled else "no weights"

@@ -9,6 +9,8 @@ Letters: B windows, T positions, D hidden size.
 
 import collections
 import copy
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +22,21 @@ Visit = Callable[[int, torch.Tensor], None]
 
 
 def shallow_copy(module: nn.Module) -> Any:
-    """Return a copy that shares parameters and children but has its own registries and no hooks."""
+    """Return a copy that shares parameters and children but has its own registries and no hooks.
+
+    Where accelerate wrapped the module's `forward` (a model spread over devices), the copy gets a wrapper of
+    its own: the original's is bound to the original, and would run that one whole.
+    """
     twin = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
         twin.__dict__[name] = dict(module.__dict__[name])
     for name in ("_forward_hooks", "_forward_pre_hooks"):
         twin.__dict__[name] = collections.OrderedDict()
+    wrapped = module.__dict__.get("forward")
+    if isinstance(wrapped, functools.partial) and hasattr(module, "_old_forward"):
+        own_forward = types.MethodType(module._old_forward.__func__, twin)
+        twin.__dict__["_old_forward"] = own_forward
+        twin.__dict__["forward"] = functools.update_wrapper(functools.partial(wrapped.func, twin), own_forward)
     return twin
 
 

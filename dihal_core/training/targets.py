@@ -6,13 +6,14 @@ Reading is right for deep layers and small data; recomputing stores nothing and 
 layers a bridge usually enters.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dihal_core.activations.reader import load_whole
+from dihal_core.activations.reader import load_whole, map_whole
 from dihal_core.activations.tensors import from_bits
 from dihal_core.backbones.backbone import Backbone
 from dihal_core.corpus.windows import Windows
@@ -28,21 +29,37 @@ class TargetSource(Protocol):
         ...
 
 
+WHOLE_IN_MEMORY_BYTES = 4 * 2**30
+"""A layer up to this size is loaded once; a larger one (157 GB at the paper's scale) is mapped from disk."""
+
+
 class StoreTargets:
     """States of the first windows of the training split, as stage `activations` stored them."""
 
-    def __init__(self, record: StageRecord, layer: int, needed: int, device: str | torch.device):
-        self.bits_NTD = load_whole(record, layer)
+    def __init__(
+        self,
+        record: StageRecord,
+        layer: int,
+        needed: int,
+        device: str | torch.device,
+        in_memory_bytes: int = WHOLE_IN_MEMORY_BYTES,
+    ):
+        mapped = map_whole(record, layer)
         self.device = device
-        if len(self.bits_NTD) < needed:
+        if len(mapped) < needed:
             raise ArtifactError(
-                f"store {record.uri} holds {len(self.bits_NTD)} whole windows of layer {layer}, {needed} are needed; "
+                f"store {record.uri} holds {len(mapped)} whole windows of layer {layer}, {needed} are needed; "
                 "set activations.whole_sequences to sweep.num_sequences and run the study again"
             )
 
+        if int(np.prod(mapped.shape)) * mapped.dtype.itemsize <= in_memory_bytes:
+            self._rows: Callable[[np.ndarray], np.ndarray] = load_whole(record, layer).__getitem__
+        else:
+            self._rows = mapped.gather
+
     def states(self, windows: np.ndarray) -> Tensor:
         """Return bfloat16 states."""
-        return from_bits(self.bits_NTD[windows]).to(self.device)
+        return from_bits(self._rows(windows)).to(self.device)
 
 
 class RecomputeTargets:

@@ -127,3 +127,29 @@ def test_the_lock_dies_with_a_killed_holder(tmp_path):
     holder.wait()
     with store_lock(tmp_path, "corpus", "k"):
         assert (tmp_path / "corpus" / ".k.lock").exists()
+
+
+def test_a_process_that_joins_leaves_the_temporary_files_of_others_alone(tmp_path):
+    store = StageStore(tmp_path, "corpus", "k1")
+    (store.path / "chunk.tmp").write_bytes(b"half")
+    assert (StageStore(tmp_path, "corpus", "k1", join=True).path / "chunk.tmp").exists()
+    assert not (StageStore(tmp_path, "corpus", "k1").path / "chunk.tmp").exists()
+
+
+def test_a_finished_store_has_no_second_writer(tmp_path):
+    record = make(tmp_path)
+    with pytest.raises(ArtifactError, match="finished and immutable"):
+        StageStore(tmp_path, "corpus", "k1")
+    assert inspect_store(tmp_path, "corpus", "k1").record == record
+
+
+def test_a_withdrawn_unit_is_not_committed_any_more(tmp_path):
+    store = StageStore(tmp_path, "corpus", "k1")
+    store.commit("u0", {"rows": 1})
+    assert store.has("u0")
+    assert store.committed_unit("u0") == {"rows": 1}
+    store.withdraw("u0")
+    store.withdraw("u0")
+    assert not store.has("u0")
+    assert store.committed_unit("u0") == {}
+    assert store.committed() == {}

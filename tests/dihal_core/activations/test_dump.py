@@ -3,12 +3,6 @@
 import copy
 import errno
 import importlib.util
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +45,7 @@ def test_every_stored_state_is_the_state_of_the_model_bit_for_bit(undisturbed):
         picked_ND = expected[pool.sequence_N, pool.position_N]
         assert np.array_equal(pool.rows_ND.view(np.uint32) >> 16, picked_ND)
         assert not (pool.rows_ND.view(np.uint32) & 0xFFFF).any()
-        if layer in plan.candidate_layers:
+        if layer in plan.whole_layers:
             assert np.array_equal(load_whole(undisturbed, layer), expected[: plan.whole_sequences])
     assert np.array_equal(pool.document_N, plan.document_N[pool.sequence_N])
 
@@ -103,27 +97,12 @@ def test_chunk_files_are_byte_identical_to_those_zarr_writes(undisturbed, tmp_pa
     assert compared > 10
 
 
-def test_killed_at_random_moments_the_store_ends_with_the_same_digest(undisturbed, tmp_path):
-    moments = random.Random()
-    survived = 0
-    for wanted in (1, 7):
-        process = subprocess.Popen([sys.executable, SCRIPT, tmp_path], env={**os.environ, "OMP_NUM_THREADS": "1"})
-        commits = tmp_path / "activations" / "k.partial" / "commits"
-        while process.poll() is None and len(list(commits.glob("unit-*.json"))) < wanted:
-            time.sleep(0.002)
-        time.sleep(moments.random() * 0.02)
-        process.send_signal(signal.SIGKILL)
-        survived += process.wait() == -signal.SIGKILL
-    assert survived >= 1
-    assert script.dump(tmp_path).digest == undisturbed.digest
-
-
 def test_a_dump_stopped_every_few_units_goes_on_where_it_was(tmp_path, undisturbed):
     plan, backbone = script.tiny_plan(), script.tiny_backbone()
     attempts = 0
     while attempts < 20:
         store = StageStore(tmp_path, "activations", "k")
-        before = len(remaining_units(plan, store))
+        before = len(remaining_units(plan, store.committed()))
         if not before:
             break
 
@@ -142,13 +121,13 @@ def test_a_dump_stopped_every_few_units_goes_on_where_it_was(tmp_path, undisturb
 
 def test_units_without_short_windows_are_never_done_twice(tmp_path):
     plan, store = script.tiny_plan(short=False), StageStore(tmp_path, "activations", "k")
-    assert [unit.index for unit in remaining_units(plan, store)] == list(range(12))
-    for index in range(5):
+    assert [unit.index for unit in remaining_units(plan, store.committed())] == list(range(12))
+    for index in (0, 1, 2, 3, 4, 7):
         store.commit(f"unit-{index:06d}", {})
-    assert remaining_units(plan, store)[0].index == 5
+    assert [unit.index for unit in remaining_units(plan, store.committed())] == [5, 6, 8, 9, 10, 11]
     ragged = script.tiny_plan(short=True)
     assert len(ragged.rows_M3) < 3 * 90
-    again = remaining_units(ragged, store)[0]
+    again = remaining_units(ragged, store.committed())[0]
     assert again.index < 5
     assert again.rows.start <= ragged.units()[5].rows.start // ragged.chunk_rows * ragged.chunk_rows
 
@@ -178,6 +157,7 @@ def test_a_damaged_chunk_is_never_read(tmp_path):
     chunk = record.path / GROUP / "geom" / "state_02" / "c" / "3" / "0"
     data = bytearray(chunk.read_bytes())
     data[17] ^= 1
+    chunk.chmod(0o644)
     chunk.write_bytes(data)
     with pytest.raises(ArtifactError, match="CRC32C differs"):
         load_pool(record, 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dihal_core.activations.bfloat16 import to_float32
-from dihal_core.activations.plan import candidate_layers, estimate_bytes, sample_rows, table_layers
+from dihal_core.activations.plan import DumpPlan, candidate_layers, estimate_bytes, sample_rows, table_layers
 from dihal_core.errors import ConfigError
 from dihal_core.seeding import stream
 
@@ -76,3 +76,21 @@ def test_bfloat16_patterns_become_their_exact_values():
 def test_readers_of_states_import_neither_torch_nor_zarr():
     code = "import sys, dihal_core.activations.reader, dihal_core.activations.plan as p; sys.exit(bool({'torch', 'zarr'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def plan(hidden_size: int, positions: int, batch: int, batches: int) -> DumpPlan:
+    tokens_NT = np.zeros((4, positions), np.int32)
+    return DumpPlan(
+        tokens_NT=tokens_NT, lengths_N=np.full(4, positions, np.int32), document_N=np.arange(4, dtype=np.int32),
+        separator_id=0, rows_M3=np.zeros((4, 3), np.int32), table_layers=(0, 1), whole_layers=(1,), whole_sequences=4,
+        positions_per_sequence=1, batch_sequences=batch, unit_batches=batches, hidden_size=hidden_size,
+    )  # fmt: skip
+
+
+def test_a_chunk_of_whole_windows_is_a_unit_or_whole_batches_of_it_below_128_megabytes():
+    assert plan(576, 128, 16, 4).whole_chunk_rows == 64  # the quickstart: one chunk a unit
+    paper = plan(4096, 128, 32, 64)
+    assert paper.whole_chunk_rows == 128
+    assert paper.unit_windows % paper.whole_chunk_rows == 0
+    assert plan(4096, 128, 32, 6).whole_chunk_rows == 96  # a divisor of the unit
+    assert plan(8192, 4096, 8, 4).whole_chunk_rows == 8  # never below a batch

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import zarr
 
 from dihal_core.activations.reader import load_pool, load_whole
 from dihal_core.corpus.windows import load_windows
@@ -12,6 +13,7 @@ from dihal_core.errors import ConfigError, ResourceError
 from dihal_core.profiles import load_study
 from dihal_core.requests import make_request
 from dihal_core.runner import ensure
+from dihal_core.store import discard_store
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,36 @@ def test_too_little_disk_is_said_before_anything_is_computed(study, monkeypatch)
     monkeypatch.setattr("dihal_core.store.shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
     with pytest.raises(ResourceError, match="the dump of hidden states needs"):
         dump(study, skip_positions=5)
+
+
+def test_storing_everything_is_refused_unconfirmed_and_holds_every_state_when_confirmed(study):
+    home, settings, corpus = study
+    chosen = settings.model_copy(
+        update={"activations": settings.activations.model_copy(update={"store_everything": True})}
+    )
+    with pytest.raises(ConfigError, match="set compute.confirm_gigabytes=1 to confirm"):
+        ensure(make_request("activations", chosen, {"assets": {}, "corpus": corpus}, home))
+    confirmed = chosen.model_copy(update={"compute": settings.compute.model_copy(update={"confirm_gigabytes": 1.0})})
+    request = make_request("activations", confirmed, {"assets": {}, "corpus": corpus}, home)
+    assert request.key == make_request("activations", chosen, {"assets": {}, "corpus": corpus}, home).key
+    record = ensure(request)
+    facts = json.loads((record.path / "activations.json").read_bytes())
+    assert facts["whole_layers"] == facts["layers"] == [0, 1, 2, 3, 4]
+    assert facts["bytes_by_section"]["full"] == 5 * 48 * 48 * 32 * 2
+    for layer in (0, 4):
+        assert load_whole(record, layer).shape == (48, 48, 32)
+    some = dump(study)
+    assert np.array_equal(load_whole(record, 2)[:32], load_whole(some, 2))
+
+
+def test_a_second_worker_and_an_archive_change_no_number(study, tmp_path):
+    home, settings, corpus = study
+    expected = dump(study)
+    compute = settings.compute.model_copy(update={"dump_workers": 2, "archive_url": str(tmp_path / "cold")})
+    chosen = settings.model_copy(update={"compute": compute})
+    request = make_request("activations", chosen, {"assets": {}, "corpus": corpus}, home)
+    assert request.key == expected.key
+    discard_store(home, "activations", request.key)
+    again = ensure(request)
+    assert again.digest == expected.digest
+    assert zarr.open_group(tmp_path / "cold" / f"{request.key}.zarr", mode="r").attrs["archive"]["codec"] == "zstd"

@@ -23,6 +23,16 @@ OVERRIDES = {
     "gpt2": {"n_head": 4, "n_positions": 64},
     "gpt_neox": {"num_attention_heads": 4, "intermediate_size": 48},
     "phi": {"num_attention_heads": 4, "intermediate_size": 48},
+    "phi3": {**HEADS, "pad_token_id": 0},
+    "qwen3_moe": {
+        **HEADS,
+        "head_dim": 8,
+        "moe_intermediate_size": 24,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 2,
+    },
+    "mixtral": {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 """Shapes of the tiny model; a family that is not named here takes `HEADS`."""
 

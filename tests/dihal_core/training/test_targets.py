@@ -31,3 +31,11 @@ def test_a_layer_that_was_not_stored_is_named(study):
     _, records = study
     with pytest.raises(ArtifactError, match="state"):
         StoreTargets(records["activations"], 4, 1, "cpu")
+
+
+def test_a_layer_too_large_for_memory_is_mapped_and_gives_the_same_states(study):
+    _, records = study
+    chosen = np.array([31, 4, 4, 0])
+    loaded = StoreTargets(records["activations"], 2, 32, "cpu").states(chosen)
+    mapped = StoreTargets(records["activations"], 2, 32, "cpu", in_memory_bytes=0).states(chosen)
+    assert torch.equal(loaded, mapped)
