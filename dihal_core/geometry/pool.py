@@ -15,6 +15,7 @@ import numpy as np
 
 from dihal_core.config import ProxySettings
 from dihal_core.errors import NumericsError
+from dihal_core.geometry.algebra import algebra_of
 from dihal_core.geometry.blas import symv, syrk_columns
 from dihal_core.geometry.neighbourhoods import (
     CANCELLATION,
@@ -61,7 +62,7 @@ class GramPool:
     x_ND : ndarray of shape (N, D)
         Rows; computed in float64 about their common mean.
     settings : ProxySettings
-        `k`, `metric`, `include_self`, `curvature_form` and `scaling` (here only `token_rms`) are read.
+        `k`, `metric`, `include_self`, `curvature_form`, `backend` and `scaling` (here only `token_rms`) are read.
     sample_rows : int, optional
         Size of the subsamples to come; None if only the whole pool will be measured.
     label : str
@@ -73,6 +74,7 @@ class GramPool:
         if settings.scaling == "token_rms":
             x_ND = rms_rows(x_ND, label)
         self.settings, self.k, self.label = settings, settings.k, label
+        self.algebra = algebra_of(settings.backend)
         self.twin_N = identical_rows(x_ND)
         if self.twin_N.max() == 0:
             raise NumericsError(f"{label}: all {len(x_ND)} rows are equal; there is no variance to measure")
@@ -80,7 +82,7 @@ class GramPool:
         self.mean_D = self.centred_ND.mean(axis=0)
         self.centred_ND = self.centred_ND - self.mean_D
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused below
-            self.gram_NN = self.centred_ND @ self.centred_ND.T
+            self.gram_NN = self.algebra.product(self.centred_ND, self.centred_ND.T)
         self.norm_N = np.ascontiguousarray(np.diagonal(self.gram_NN))
         if not 0.0 < self.trace < np.inf:
             raise NumericsError(
@@ -90,10 +92,10 @@ class GramPool:
         """Inner products whose distances decide who is a neighbour."""
         if settings.metric == "cosine":
             unit_ND = unit_rows(x_ND, label)
-            self.search_NN = unit_ND @ unit_ND.T
+            self.search_NN = self.algebra.product(unit_ND, unit_ND.T)
         self.start_D = self._leading_direction(len(x_ND) if sample_rows is None else sample_rows)
         depth = list_depth(len(x_ND), sample_rows, self.k) if sample_rows is not None else None
-        self.lists_NK = None if depth is None else nearest(self.search_NN, depth)
+        self.lists_NK = None if depth is None else self.algebra.nearest(self.search_NN, depth)
 
     @property
     def trace(self) -> float:

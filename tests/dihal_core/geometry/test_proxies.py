@@ -42,6 +42,37 @@ def test_proxies_equal_the_slow_reference(n, d, kind, slow_reference, all_pairs)
     assert worst(measure(x_ND, pairs_M2, SETTINGS), slow_reference(x_ND, pairs_M2, SETTINGS)) < 1e-9
 
 
+def by_eigh(x_ND, pairs_M2, eps):
+    """The definitions as printed: D x D covariances, their eigendecompositions, no inverse."""
+    values_D, vectors_DD = np.linalg.eigh(np.cov(x_ND.T))
+    difference_MD = x_ND[pairs_M2[:, 0]] - x_ND[pairs_M2[:, 1]]
+    ratio_M = ((difference_MD @ vectors_DD) ** 2 / (values_D.clip(0) + eps)).sum(axis=1) / (difference_MD**2).sum(
+        axis=1
+    )
+    distance_NN = np.linalg.norm(x_ND[:, None] - x_ND[None], axis=2)
+    near_Nm = np.argsort(distance_NN, axis=1)[:, : SETTINGS.k + 1]  # the row itself comes first
+    local_N = np.array([np.linalg.eigh(np.cov(x_ND[near_m].T))[0][-1] for near_m in near_Nm])
+    return {
+        "curvature": np.median(1.0 / (local_N + eps)),
+        "monotonicity": np.median(ratio_M),
+        "effective_rank": values_D.sum() / values_D[-1],
+    }
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 60), (60, 60), (90, 25)])
+@pytest.mark.parametrize("kind", ["plain", "constant column", "common offset"])
+def test_proxies_equal_eigendecompositions_of_covariances(n, d, kind, all_pairs):
+    rng = np.random.default_rng(n + d)
+    x_ND = plain(n, d, rng)
+    if kind == "constant column":
+        x_ND[:, 3] = -2.0
+    elif kind == "common offset":
+        x_ND += 20.0
+    pairs_M2 = all_pairs(n, rng)
+    found = measure(x_ND, pairs_M2, SETTINGS)
+    assert dict(found.headline) == pytest.approx(by_eigh(x_ND, pairs_M2, SETTINGS.eps), rel=1e-9)
+
+
 CHOICES = {
     "inverse trace": {"curvature_form": "inverse_trace"},
     "k over trace": {"curvature_form": "k_over_trace"},
