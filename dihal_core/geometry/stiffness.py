@@ -131,6 +131,9 @@ def _median_by_eigenvectors(
 ) -> float:
     values_D, vectors_DD = np.linalg.eigh(covariance_DD, UPLO="U")
     scale_D = 1.0 / np.sqrt(np.maximum(values_D, 0.0) + eps)
+    rounding = 16 * np.finfo(float).eps * values_D[-1]
+    if eps < rounding:  # directions without variance hold rounding only, which such a ridge would blow up
+        scale_D[values_D < rounding] = 0.0
     difference_MD = centred_nD[pairs_M2[:, 0]] - centred_nD[pairs_M2[:, 1]]
     white_MD = (difference_MD @ vectors_DD) * scale_D
     return float(np.median(np.einsum("md,md->m", white_MD, white_MD) / squared_M))

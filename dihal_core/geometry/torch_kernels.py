@@ -69,12 +69,15 @@ class PairRatios:
         """Return the ratios (M,) under every ridge; waits for the device."""
         n = len(self.x_nD)
         values, vectors = torch.linalg.eigh(moment)
+        rounding = 16 * EPS64 * values[-1]
         if self.many:
-            rows = self.x_nD @ vectors
-            return [
-                self._differences(rows / torch.sqrt(values.clamp(min=0.0) + eps)) / self.squared_M for eps in ridges
-            ]
-        values = torch.where(values < 16 * EPS64 * values[-1], torch.zeros_like(values), values)
+            rows, positive = self.x_nD @ vectors, values.clamp(min=0.0)
+            found = []
+            for eps in ridges:
+                real = (values >= rounding) | (eps >= rounding)
+                found.append(self._differences(rows * real / torch.sqrt(positive + eps)) / self.squared_M)
+            return found
+        values = torch.where(values < rounding, torch.zeros_like(values), values)
         return [
             (n - 1) * self._differences(vectors * torch.sqrt(values / (values + eps))) / self.squared_M
             for eps in ridges

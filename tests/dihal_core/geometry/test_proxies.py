@@ -255,6 +255,17 @@ def test_unit_trace_proxies_equal_a_measurement_of_rescaled_rows(all_pairs):
         assert value == pytest.approx(rescaled.relative[name], rel=1e-9)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch-cpu"])
+@pytest.mark.parametrize("eps", [1e-30, 1e-15, 1e-6])
+def test_directions_without_variance_add_nothing_however_small_the_ridge(eps, backend, all_pairs):
+    rng = np.random.default_rng(11)
+    x_ND, pairs_M2 = 100.0 * plain(90, 20, rng), all_pairs(90, rng)
+    rotation = np.linalg.qr(rng.standard_normal((25, 25)))[0][:20]
+    settings = ProxySettings(eps=eps, backend=backend)
+    expected = measure(x_ND, pairs_M2, settings).monotonicity
+    assert measure(x_ND @ rotation, pairs_M2, settings).monotonicity == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_table_row_has_the_declared_columns_in_order(all_pairs):
     rng = np.random.default_rng(9)
     row = measure(plain(30, 8, rng), all_pairs(30, rng), SETTINGS).row()
