@@ -133,7 +133,8 @@ class GramPool:
         if many:
             trace, lambda_max, stiffness = self._by_covariance(None if whole else index_n, kept_M2, squared_M)
         else:
-            trace, lambda_max, stiffness = _by_gram(part_nn, kept_M2, squared_M)
+            own_nn = np.empty_like(part_nn) if part_nn is self.gram_NN else part_nn
+            trace, lambda_max, stiffness = _by_gram(_centred_into(own_nn, part_nn), kept_M2, squared_M)
         dropped = len(pairs_M2) - len(kept_M2)
         middle = (low / divisor, high / divisor)
         return Sample(n, self.centred_ND.shape[1], trace, lambda_max, middle, squared_M, dropped, stiffness)
@@ -197,14 +198,24 @@ class GramPool:
 
 def _by_gram(gram_nn: np.ndarray, kept_M2: np.ndarray, squared_M: np.ndarray) -> Moments:
     n = len(gram_nn)
-    mean_n = gram_nn.mean(axis=0)
-    gram_nn = gram_nn - mean_n[:, None] - mean_n[None, :] + mean_n.mean()
     largest, _ = top_eigenvalue(lambda v_n: gram_nn @ v_n, fixed_start(n), lambda: gram_nn)
     return (
         float(np.trace(gram_nn)) / (n - 1),
         largest / (n - 1),
         DualStiffness(gram_nn, kept_M2, squared_M),
     )
+
+
+def _centred_into(out_nn: np.ndarray, gram_nn: np.ndarray) -> np.ndarray:
+    """Write the Gram matrix of the rows about their own mean; `out_nn` may be `gram_nn`."""
+    mean_n = gram_nn.mean(axis=0)
+    level = mean_n.mean()
+    for first in range(0, len(gram_nn), 128):
+        block = slice(first, first + 128)
+        out_Bn = np.subtract(gram_nn[block], mean_n[block, None], out=out_nn[block])
+        out_Bn -= mean_n
+        out_Bn += level
+    return out_nn
 
 
 def _top_of_triangle(covariance_DD: np.ndarray, start_D: np.ndarray) -> tuple[float, np.ndarray]:
