@@ -102,8 +102,10 @@ class GramPool:
         """Total variance of all rows, ddof 1."""
         return float(self.norm_N.sum()) / (len(self.norm_N) - 1)
 
-    def sample(self, pairs_M2: np.ndarray, rows_n: np.ndarray | None = None) -> Sample:
+    def sample(self, pairs_M2: np.ndarray, rows_n: np.ndarray | None = None, last: bool = False) -> Sample:
         """Return the sample of the pool rows `rows_n` (all by default); pairs are positions within it.
+
+        With `last` the pool gives up its Gram matrix where that saves a copy, and serves no further sample.
 
         Raises
         ------
@@ -133,7 +135,7 @@ class GramPool:
         if many:
             trace, lambda_max, stiffness = self._by_covariance(None if whole else index_n, kept_M2, squared_M)
         else:
-            own_nn = np.empty_like(part_nn) if part_nn is self.gram_NN else part_nn
+            own_nn = np.empty_like(part_nn) if part_nn is self.gram_NN and not last else part_nn
             trace, lambda_max, stiffness = _by_gram(_centred_into(own_nn, part_nn), kept_M2, squared_M)
         dropped = len(pairs_M2) - len(kept_M2)
         middle = (low / divisor, high / divisor)
@@ -197,13 +199,11 @@ class GramPool:
 
 
 def _by_gram(gram_nn: np.ndarray, kept_M2: np.ndarray, squared_M: np.ndarray) -> Moments:
+    """Moments from a centred Gram matrix, which is overwritten."""
     n = len(gram_nn)
+    trace = float(np.trace(gram_nn)) / (n - 1)
     largest, _ = top_eigenvalue(lambda v_n: gram_nn @ v_n, fixed_start(n), lambda: gram_nn)
-    return (
-        float(np.trace(gram_nn)) / (n - 1),
-        largest / (n - 1),
-        DualStiffness(gram_nn, kept_M2, squared_M),
-    )
+    return trace, largest / (n - 1), DualStiffness(gram_nn, kept_M2, squared_M)
 
 
 def _centred_into(out_nn: np.ndarray, gram_nn: np.ndarray) -> np.ndarray:

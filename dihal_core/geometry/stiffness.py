@@ -152,7 +152,7 @@ class DualStiffness:
     Parameters
     ----------
     gram_nn : ndarray of shape (n, n), float64
-        Inner products of rows centred by their own mean (rows sum to zero).
+        Inner products of rows centred by their own mean (rows sum to zero). Overwritten.
     pairs_M2 : ndarray of shape (M, 2), int
         Positions of the pairs among the rows.
     squared_M : ndarray of shape (M,), float64
@@ -161,7 +161,7 @@ class DualStiffness:
 
     def __init__(self, gram_nn: np.ndarray, pairs_M2: np.ndarray, squared_M: np.ndarray):
         self.pairs_M2, self.squared_M = pairs_M2, squared_M
-        self.kernel_nn = gram_nn / (len(gram_nn) - 1)
+        self.kernel_nn = np.divide(gram_nn, len(gram_nn) - 1, out=gram_nn)
         self.trace = float(np.trace(self.kernel_nn))
         self.shift = self.trace / len(gram_nn) ** 2
         self.scratch_nn: np.ndarray | None = None
