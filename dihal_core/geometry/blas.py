@@ -41,6 +41,7 @@ _DSYMV = _routine("cython_blas", "dsymv")
 _TRSM = {np.dtype(np.float64): _routine("cython_blas", "dtrsm"), np.dtype(np.float32): _routine("cython_blas", "strsm")}
 _DPOTRF = _routine("cython_lapack", "dpotrf")
 _DPOTRI = _routine("cython_lapack", "dpotri")
+_DTRTRI = _routine("cython_lapack", "dtrtri")
 _REAL = {np.dtype(np.float64): ctypes.c_double, np.dtype(np.float32): ctypes.c_float}
 
 
@@ -110,6 +111,17 @@ def inverse_from_cholesky(r_DD: np.ndarray) -> np.ndarray:
     _require(r_DD, np.float64)
     d, info = len(r_DD), ctypes.c_int(0)
     _DPOTRI(b"L", _int(d), r_DD.ctypes.data, _int(d), ctypes.byref(info))
+    return r_DD
+
+
+def inverse_of_factor(r_DD: np.ndarray) -> np.ndarray:
+    """Overwrite R (of `cholesky`) by R^-1; upper triangle in C order, what lies below is left as it was.
+
+    Rows of R^-1 have the inner products of (R^T R)^-1.
+    """
+    _require(r_DD, np.float64)
+    d, info = len(r_DD), ctypes.c_int(0)
+    _DTRTRI(b"L", b"N", _int(d), r_DD.ctypes.data, _int(d), ctypes.byref(info))
     return r_DD
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dihal_core.config import ProxySettings
 from dihal_core.errors import NumericsError
+from dihal_core.geometry.algebra import algebra_of
 from dihal_core.geometry.blas import symv, syrk_columns
 from dihal_core.geometry.neighbourhoods import (
     CANCELLATION,
@@ -61,7 +62,7 @@ class GramPool:
     x_ND : ndarray of shape (N, D)
         Rows; computed in float64 about their common mean.
     settings : ProxySettings
-        `k`, `metric`, `include_self`, `curvature_form` and `scaling` (here only `token_rms`) are read.
+        `k`, `metric`, `include_self`, `curvature_form`, `backend` and `scaling` (here only `token_rms`) are read.
     sample_rows : int, optional
         Size of the subsamples to come; None if only the whole pool will be measured.
     label : str
@@ -73,6 +74,7 @@ class GramPool:
         if settings.scaling == "token_rms":
             x_ND = rms_rows(x_ND, label)
         self.settings, self.k, self.label = settings, settings.k, label
+        self.algebra = algebra_of(settings.backend)
         self.twin_N = identical_rows(x_ND)
         if self.twin_N.max() == 0:
             raise NumericsError(f"{label}: all {len(x_ND)} rows are equal; there is no variance to measure")
@@ -80,7 +82,7 @@ class GramPool:
         self.mean_D = self.centred_ND.mean(axis=0)
         self.centred_ND = self.centred_ND - self.mean_D
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow is refused below
-            self.gram_NN = self.centred_ND @ self.centred_ND.T
+            self.gram_NN = self.algebra.product(self.centred_ND, self.centred_ND.T)
         self.norm_N = np.ascontiguousarray(np.diagonal(self.gram_NN))
         if not 0.0 < self.trace < np.inf:
             raise NumericsError(
@@ -90,18 +92,20 @@ class GramPool:
         """Inner products whose distances decide who is a neighbour."""
         if settings.metric == "cosine":
             unit_ND = unit_rows(x_ND, label)
-            self.search_NN = unit_ND @ unit_ND.T
+            self.search_NN = self.algebra.product(unit_ND, unit_ND.T)
         self.start_D = self._leading_direction(len(x_ND) if sample_rows is None else sample_rows)
         depth = list_depth(len(x_ND), sample_rows, self.k) if sample_rows is not None else None
-        self.lists_NK = None if depth is None else nearest(self.search_NN, depth)
+        self.lists_NK = None if depth is None else self.algebra.nearest(self.search_NN, depth)
 
     @property
     def trace(self) -> float:
         """Total variance of all rows, ddof 1."""
         return float(self.norm_N.sum()) / (len(self.norm_N) - 1)
 
-    def sample(self, pairs_M2: np.ndarray, rows_n: np.ndarray | None = None) -> Sample:
+    def sample(self, pairs_M2: np.ndarray, rows_n: np.ndarray | None = None, last: bool = False) -> Sample:
         """Return the sample of the pool rows `rows_n` (all by default); pairs are positions within it.
+
+        With `last` the pool gives up its Gram matrix where that saves a copy, and serves no further sample.
 
         Raises
         ------
@@ -131,7 +135,8 @@ class GramPool:
         if many:
             trace, lambda_max, stiffness = self._by_covariance(None if whole else index_n, kept_M2, squared_M)
         else:
-            trace, lambda_max, stiffness = _by_gram(part_nn, kept_M2, squared_M)
+            own_nn = np.empty_like(part_nn) if part_nn is self.gram_NN and not last else part_nn
+            trace, lambda_max, stiffness = _by_gram(_centred_into(own_nn, part_nn), kept_M2, squared_M)
         dropped = len(pairs_M2) - len(kept_M2)
         middle = (low / divisor, high / divisor)
         return Sample(n, self.centred_ND.shape[1], trace, lambda_max, middle, squared_M, dropped, stiffness)
@@ -194,15 +199,23 @@ class GramPool:
 
 
 def _by_gram(gram_nn: np.ndarray, kept_M2: np.ndarray, squared_M: np.ndarray) -> Moments:
+    """Moments from a centred Gram matrix, which is overwritten."""
     n = len(gram_nn)
-    mean_n = gram_nn.mean(axis=0)
-    gram_nn = gram_nn - mean_n[:, None] - mean_n[None, :] + mean_n.mean()
+    trace = float(np.trace(gram_nn)) / (n - 1)
     largest, _ = top_eigenvalue(lambda v_n: gram_nn @ v_n, fixed_start(n), lambda: gram_nn)
-    return (
-        float(np.trace(gram_nn)) / (n - 1),
-        largest / (n - 1),
-        DualStiffness(gram_nn, kept_M2, squared_M),
-    )
+    return trace, largest / (n - 1), DualStiffness(gram_nn, kept_M2, squared_M)
+
+
+def _centred_into(out_nn: np.ndarray, gram_nn: np.ndarray) -> np.ndarray:
+    """Write the Gram matrix of the rows about their own mean; `out_nn` may be `gram_nn`."""
+    mean_n = gram_nn.mean(axis=0)
+    level = mean_n.mean()
+    for first in range(0, len(gram_nn), 128):
+        block = slice(first, first + 128)
+        out_Bn = np.subtract(gram_nn[block], mean_n[block, None], out=out_nn[block])
+        out_Bn -= mean_n
+        out_Bn += level
+    return out_nn
 
 
 def _top_of_triangle(covariance_DD: np.ndarray, start_D: np.ndarray) -> tuple[float, np.ndarray]:

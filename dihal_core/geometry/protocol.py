@@ -67,7 +67,7 @@ class LayerPool:
             if self.fits:
                 sample = self.pool.sample(pairs_M2, rows_n)
             else:
-                sample = GramPool(self.rows_ND[rows_n], self.settings, label=label).sample(pairs_M2)
+                sample = GramPool(self.rows_ND[rows_n], self.settings, label=label).sample(pairs_M2, last=True)
             yield measure_sample(sample, self.settings, label)
 
     def _by_torch(self, requests: list[Request]) -> list[Proxies]:

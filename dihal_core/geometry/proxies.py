@@ -230,4 +230,6 @@ def measure(
         from dihal_core.geometry.torch_route import TorchPool  # torch is heavy and not always wanted
 
         return TorchPool(hidden_states_ND, settings, label).measure_all([(None, pairs_M2)])[0]
-    return measure_sample(GramPool(hidden_states_ND, settings, label=label).sample(pairs_M2), settings, label)
+    return measure_sample(
+        GramPool(hidden_states_ND, settings, label=label).sample(pairs_M2, last=True), settings, label
+    )

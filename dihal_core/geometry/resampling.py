@@ -27,7 +27,6 @@ import numpy as np
 from dihal_core.geometry.neighbourhoods import (
     FORMS,
     list_depth,
-    nearest,
     nearest_in_subsample,
 )
 from dihal_core.geometry.pool import GramPool
@@ -114,7 +113,7 @@ def _local_variance(
     depth = list_depth(total, max(total // 2, pool.k + 2), pool.k) or min(4 * pool.k + 20, total - 1)
     lists_NK = pool.lists_NK
     if lists_NK is None or lists_NK.shape[1] < depth:
-        lists_NK = nearest(pool.search_NN, depth)
+        lists_NK = pool.algebra.nearest(pool.search_NN, depth)
     lists_NK = np.ascontiguousarray(lists_NK[:, :depth])
     probe_N = np.zeros(total, dtype=bool)
     probe_N[np.linspace(0, total - 1, min(total, MAX_CURVATURE_ROWS)).astype(int)] = True
@@ -167,10 +166,10 @@ def _principal_coordinates(pool: GramPool) -> tuple[np.ndarray, np.ndarray]:
     """Variances (ascending) and coordinates of the rows along the principal directions with variance."""
     n, d = pool.centred_ND.shape
     if n > d:
-        values_R, vectors_DR = np.linalg.eigh(pool.centred_ND.T @ pool.centred_ND / (n - 1))
-        coordinate_NR = pool.centred_ND @ vectors_DR
+        values_R, vectors_DR = pool.algebra.eigh(pool.algebra.product(pool.centred_ND.T, pool.centred_ND) / (n - 1))
+        coordinate_NR = pool.algebra.product(pool.centred_ND, vectors_DR)
     else:
-        values_R, vectors_NR = np.linalg.eigh(pool.gram_NN / (n - 1))
+        values_R, vectors_NR = pool.algebra.eigh(pool.gram_NN / (n - 1))
         coordinate_NR = vectors_NR * np.sqrt(np.maximum(values_R, 0.0) * (n - 1))
     real_R = values_R > 16 * np.finfo(float).eps * values_R[-1]
     return values_R[real_R], np.ascontiguousarray(coordinate_NR[:, real_R])

@@ -14,7 +14,13 @@ Letters: n rows, D columns, M pairs, C candidate pairs.
 import numpy as np
 
 from dihal_core.errors import NumericsError
-from dihal_core.geometry.blas import cholesky, inverse_from_cholesky, unwhiten_rows, whiten_rows
+from dihal_core.geometry.blas import (
+    cholesky,
+    inverse_from_cholesky,
+    inverse_of_factor,
+    unwhiten_rows,
+    whiten_rows,
+)
 
 PIVOT_RATIO = 1e-11
 """Squared pivots of the Cholesky factor below this share of the largest are too close to rounding."""
@@ -26,6 +32,7 @@ NEAR_IDENTITY = 1e-3
 """Relative deviation of the numerators from 2 up to which they are found by guided solves."""
 PROBES = 64
 SAFETY = 32.0
+BLOCK = 128
 
 
 def median_stiffness(
@@ -46,7 +53,7 @@ def median_stiffness(
     eps : float
         Ridge in the units of the covariance.
     """
-    factor_DD = _trusted_cholesky(covariance_DD, eps)
+    factor_DD = _trusted_cholesky(covariance_DD.copy(), eps)
     if factor_DD is None:
         return _median_by_eigenvectors(centred_nD, covariance_DD, pairs_M2, squared_M, eps)
 
@@ -63,8 +70,8 @@ def median_stiffness(
     return median_with_guide(rough_M, exact)
 
 
-def _trusted_cholesky(covariance_DD: np.ndarray, eps: float, shift: float = 0.0) -> np.ndarray | None:
-    ridged_DD = covariance_DD + shift if shift else covariance_DD.copy()
+def _trusted_cholesky(ridged_DD: np.ndarray, eps: float) -> np.ndarray | None:
+    """Add the ridge and factor, both in place; None where the factor is too ill-conditioned."""
     ridged_DD[np.diag_indices(len(ridged_DD))] += eps
     try:
         factor_DD = cholesky(ridged_DD)
@@ -131,6 +138,9 @@ def _median_by_eigenvectors(
 ) -> float:
     values_D, vectors_DD = np.linalg.eigh(covariance_DD, UPLO="U")
     scale_D = 1.0 / np.sqrt(np.maximum(values_D, 0.0) + eps)
+    rounding = 16 * np.finfo(float).eps * values_D[-1]
+    if eps < rounding:  # directions without variance hold rounding only, which such a ridge would blow up
+        scale_D[values_D < rounding] = 0.0
     difference_MD = centred_nD[pairs_M2[:, 0]] - centred_nD[pairs_M2[:, 1]]
     white_MD = (difference_MD @ vectors_DD) * scale_D
     return float(np.median(np.einsum("md,md->m", white_MD, white_MD) / squared_M))
@@ -142,7 +152,7 @@ class DualStiffness:
     Parameters
     ----------
     gram_nn : ndarray of shape (n, n), float64
-        Inner products of rows centred by their own mean (rows sum to zero).
+        Inner products of rows centred by their own mean (rows sum to zero). Overwritten.
     pairs_M2 : ndarray of shape (M, 2), int
         Positions of the pairs among the rows.
     squared_M : ndarray of shape (M,), float64
@@ -151,18 +161,22 @@ class DualStiffness:
 
     def __init__(self, gram_nn: np.ndarray, pairs_M2: np.ndarray, squared_M: np.ndarray):
         self.pairs_M2, self.squared_M = pairs_M2, squared_M
-        self.kernel_nn = gram_nn / (len(gram_nn) - 1)
+        self.kernel_nn = np.divide(gram_nn, len(gram_nn) - 1, out=gram_nn)
         self.trace = float(np.trace(self.kernel_nn))
         self.shift = self.trace / len(gram_nn) ** 2
+        self.scratch_nn: np.ndarray | None = None
 
     def __call__(self, eps: float) -> float:
         """Return the median ratio under the ridge `eps`, in units of the covariance."""
         n = len(self.kernel_nn)
-        factor_nn = _trusted_cholesky(self.kernel_nn, eps, self.shift)
-        if factor_nn is not None:
-            found = self._near_identity(factor_nn, eps) if n >= GUIDED_ROWS else None
+        self.scratch_nn = np.add(self.kernel_nn, self.shift, out=self.scratch_nn)
+        factor_nn = _trusted_cholesky(self.scratch_nn, eps)
+        if factor_nn is not None and n >= GUIDED_ROWS:
+            found = self._near_identity(factor_nn, eps)
+            found = self._by_rows_of_the_inverse_factor(factor_nn, eps) if found is None else found
             if found is not None:
                 return found
+        elif factor_nn is not None:
             i_M, j_M = self.pairs_M2[:, 0], self.pairs_M2[:, 1]
             inverse_nn = inverse_from_cholesky(factor_nn)
             diagonal_n = np.diagonal(inverse_nn)
@@ -201,6 +215,25 @@ class DualStiffness:
             return None
         found = median_with_guide(rough_M, exact)
         return found if worst * np.finfo(float).eps < DUAL_ERROR else None
+
+    def _by_rows_of_the_inverse_factor(self, factor_nn: np.ndarray, eps: float) -> float | None:
+        """The median from |row_i - row_j|^2 of R^-1, which costs half an inverse; None where rounding would show."""
+        rows_nn = inverse_of_factor(factor_nn)
+        n, count = len(rows_nn), len(self.pairs_M2)
+        largest = 0.0
+        for first in range(0, n, BLOCK):
+            upper_Bn = np.triu(rows_nn[first : first + BLOCK], first)
+            rows_nn[first : first + BLOCK] = upper_Bn
+            largest = max(largest, float(np.einsum("bn,bn->b", upper_Bn, upper_Bn).max()))
+        if eps * largest * (largest * self.trace) * np.finfo(float).eps >= DUAL_ERROR:
+            return None
+        numerator_M = np.empty(count)
+        for first in range(0, count, BLOCK):
+            pairs_B2 = self.pairs_M2[first : first + BLOCK]
+            difference_Bn = np.take(rows_nn, pairs_B2[:, 0], axis=0, mode="clip")
+            difference_Bn -= np.take(rows_nn, pairs_B2[:, 1], axis=0, mode="clip")
+            numerator_M[first : first + BLOCK] = 2.0 - eps * np.einsum("bn,bn->b", difference_Bn, difference_Bn)
+        return float(np.median((n - 1) * numerator_M / self.squared_M))
 
     def _by_eigenvectors(self, eps: float) -> float:
         values_n, vectors_nn = np.linalg.eigh(self.kernel_nn)

@@ -1,4 +1,4 @@
-"""Formulas of the geometry in torch, made of operations that never wait for the device.
+"""Formulas of the geometry in torch: those of a subsample never wait for the device, those of a pool return arrays.
 
 Letters: n rows, D columns, R coordinates, M pairs, S Lanczos steps, m rows of a neighbourhood.
 """
@@ -8,10 +8,28 @@ import dataclasses
 import numpy as np
 import torch
 
+from dihal_core.errors import ResourceError
+from dihal_core.geometry.algebra import Algebra
 from dihal_core.geometry.stiffness import DUAL_ERROR, PIVOT_RATIO
 
 EPS64 = float(np.finfo(np.float64).eps)
 Tensor = torch.Tensor
+
+
+def device_of(backend: str) -> torch.device:
+    """Return the device of `torch-cpu` or `torch-cuda`.
+
+    Raises
+    ------
+    ResourceError
+        If CUDA is asked for and torch sees no device.
+    """
+    if backend == "torch-cuda" and not torch.cuda.is_available():
+        raise ResourceError(
+            "geometry.backend is torch-cuda but torch sees no CUDA device; set geometry.backend=numpy or torch-cpu, "
+            "or install torch for CUDA"
+        )
+    return torch.device("cuda" if backend == "torch-cuda" else "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +69,15 @@ class PairRatios:
         """Return the ratios (M,) under every ridge; waits for the device."""
         n = len(self.x_nD)
         values, vectors = torch.linalg.eigh(moment)
+        rounding = 16 * EPS64 * values[-1]
         if self.many:
-            rows = self.x_nD @ vectors
-            return [
-                self._differences(rows / torch.sqrt(values.clamp(min=0.0) + eps)) / self.squared_M for eps in ridges
-            ]
-        values = torch.where(values < 16 * EPS64 * values[-1], torch.zeros_like(values), values)
+            rows, positive = self.x_nD @ vectors, values.clamp(min=0.0)
+            found = []
+            for eps in ridges:
+                real = (values >= rounding) | (eps >= rounding)
+                found.append(self._differences(rows * real / torch.sqrt(positive + eps)) / self.squared_M)
+            return found
+        values = torch.where(values < rounding, torch.zeros_like(values), values)
         return [
             (n - 1) * self._differences(vectors * torch.sqrt(values / (values + eps))) / self.squared_M
             for eps in ridges
@@ -112,3 +133,26 @@ def open_matrices(local_nmm: Tensor) -> tuple[Tensor, Tensor]:
     least = torch.kthvalue(lower_n, (n - 1) // 2 + 1).values
     most = torch.kthvalue(upper_n, n // 2 + 1).values
     return (upper_n >= least) & (lower_n <= most), (upper_n < least).sum()
+
+
+def torch_algebra(backend: str) -> Algebra:
+    """Return the large operations of a pool on the device of `backend`."""
+    device = device_of(backend)
+
+    def load(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return (load(left) @ load(right)).cpu().numpy()
+
+    def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, vectors = torch.linalg.eigh(load(matrix))
+        return values.cpu().numpy(), vectors.cpu().numpy()
+
+    def nearest(gram_NN: np.ndarray, depth: int) -> np.ndarray:
+        gram = load(gram_NN)
+        distance_NN = gram.diagonal()[None, :] - 2.0 * gram
+        distance_NN.fill_diagonal_(float("inf"))
+        return torch.topk(distance_NN, depth, dim=1, largest=False).indices.cpu().numpy().astype(np.int32)
+
+    return Algebra(product, eigh, nearest)

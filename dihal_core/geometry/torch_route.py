@@ -20,13 +20,21 @@ import numpy as np
 import torch
 
 from dihal_core.config import ProxySettings
-from dihal_core.errors import NumericsError, ResourceError
+from dihal_core.errors import NumericsError
 from dihal_core.geometry.neighbourhoods import CANCELLATION, FORMS
 from dihal_core.geometry.pool import Sample
 from dihal_core.geometry.proxies import Proxies, headline_eps, measure_sample
 from dihal_core.geometry.rows import check_request, identical_rows, require_rows, rms_rows, unit_rows
 from dihal_core.geometry.spectrum import RESIDUAL, TOLERANCE, fixed_start
-from dihal_core.geometry.torch_kernels import PairRatios, Tensor, double_centred, lanczos, middle, open_matrices
+from dihal_core.geometry.torch_kernels import (
+    PairRatios,
+    Tensor,
+    device_of,
+    double_centred,
+    lanczos,
+    middle,
+    open_matrices,
+)
 
 STEPS = 60
 """Lanczos steps that are queued without looking at convergence."""
@@ -37,22 +45,6 @@ BATCH_BYTES = 2e9
 
 Request = tuple[np.ndarray | None, np.ndarray]
 """Pool rows of a subsample (None: all), and pairs that are positions within it."""
-
-
-def device_of(backend: str) -> torch.device:
-    """Return the device of `torch-cpu` or `torch-cuda`.
-
-    Raises
-    ------
-    ResourceError
-        If CUDA is asked for and torch sees no device.
-    """
-    if backend == "torch-cuda" and not torch.cuda.is_available():
-        raise ResourceError(
-            "geometry.backend is torch-cuda but torch sees no CUDA device; set geometry.backend=numpy or torch-cpu, "
-            "or install torch for CUDA"
-        )
-    return torch.device("cuda" if backend == "torch-cuda" else "cpu")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import scipy.linalg
-from sklearn.neighbors import NearestNeighbors
 
 from dihal_core.config import GeometrySettings
 from dihal_core.geometry.blas import blas_threads, syrk_columns
@@ -43,9 +42,10 @@ def hidden_states(n: int, d: int, seed: int = 0) -> np.ndarray:
 
 def local_curvature(x_ND: np.ndarray) -> dict[str, float]:
     """Curvature by scikit-learn's neighbours and one singular value decomposition per point."""
-    near_NK = (
-        NearestNeighbors(n_neighbors=SETTINGS.k + 1, algorithm="brute").fit(x_ND).kneighbors(return_distance=False)
-    )
+    from sklearn.neighbors import NearestNeighbors  # only the comparison needs it
+
+    search = NearestNeighbors(n_neighbors=SETTINGS.k + 1, algorithm="brute").fit(x_ND)
+    near_NK = search.kneighbors(x_ND, return_distance=False)
     local_N = np.empty(len(x_ND))
     for row, members in enumerate(near_NK):
         block = x_ND[members]

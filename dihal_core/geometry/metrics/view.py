@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from dihal_core.geometry.blas import syrk_columns
-from dihal_core.geometry.neighbourhoods import CANCELLATION, nearest
+from dihal_core.geometry.neighbourhoods import CANCELLATION
 from dihal_core.geometry.pool import GramPool
 
 LISTED = 64
@@ -72,7 +72,7 @@ class LayerView:
         lists_NK = self.pool.lists_NK
         if lists_NK is not None and lists_NK.shape[1] >= depth and self.pool.search_NN is self.pool.gram_NN:
             return lists_NK[:, :depth]
-        return nearest(self.pool.gram_NN, depth)
+        return self.pool.algebra.nearest(self.pool.gram_NN, depth)
 
     @cached_property
     def distance_NK(self) -> np.ndarray:

@@ -11,6 +11,7 @@ from dihal_core.geometry.blas import (
     blas_threads,
     cholesky,
     inverse_from_cholesky,
+    inverse_of_factor,
     symv,
     syrk_columns,
     unwhiten_rows,
@@ -29,6 +30,8 @@ def test_products_and_factors_equal_numpy():
     assert np.allclose(np.triu(factor_DD).T @ np.triu(factor_DD), gram_DD, rtol=1e-12)
     inverse_DD = inverse_from_cholesky(factor_DD.copy())
     assert np.allclose(np.triu(inverse_DD), np.triu(np.linalg.inv(gram_DD)), rtol=1e-9)
+    rows_DD = np.triu(inverse_of_factor(factor_DD.copy()))
+    assert np.allclose(rows_DD @ rows_DD.T, np.linalg.inv(gram_DD), rtol=1e-9)
     for dtype, tolerance in ((np.float64, 1e-11), (np.float32, 1e-3)):
         white_ND = whiten_rows(factor_DD.astype(dtype), x_ND.astype(dtype))
         expected_N = np.einsum("nd,de,ne->n", x_ND, np.linalg.inv(gram_DD), x_ND)

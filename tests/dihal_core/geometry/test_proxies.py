@@ -42,6 +42,37 @@ def test_proxies_equal_the_slow_reference(n, d, kind, slow_reference, all_pairs)
     assert worst(measure(x_ND, pairs_M2, SETTINGS), slow_reference(x_ND, pairs_M2, SETTINGS)) < 1e-9
 
 
+def by_eigh(x_ND, pairs_M2, eps):
+    """The definitions as printed: D x D covariances, their eigendecompositions, no inverse."""
+    values_D, vectors_DD = np.linalg.eigh(np.cov(x_ND.T))
+    difference_MD = x_ND[pairs_M2[:, 0]] - x_ND[pairs_M2[:, 1]]
+    ratio_M = ((difference_MD @ vectors_DD) ** 2 / (values_D.clip(0) + eps)).sum(axis=1) / (difference_MD**2).sum(
+        axis=1
+    )
+    distance_NN = np.linalg.norm(x_ND[:, None] - x_ND[None], axis=2)
+    near_Nm = np.argsort(distance_NN, axis=1)[:, : SETTINGS.k + 1]  # the row itself comes first
+    local_N = np.array([np.linalg.eigh(np.cov(x_ND[near_m].T))[0][-1] for near_m in near_Nm])
+    return {
+        "curvature": np.median(1.0 / (local_N + eps)),
+        "monotonicity": np.median(ratio_M),
+        "effective_rank": values_D.sum() / values_D[-1],
+    }
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 60), (60, 60), (90, 25)])
+@pytest.mark.parametrize("kind", ["plain", "constant column", "common offset"])
+def test_proxies_equal_eigendecompositions_of_covariances(n, d, kind, all_pairs):
+    rng = np.random.default_rng(n + d)
+    x_ND = plain(n, d, rng)
+    if kind == "constant column":
+        x_ND[:, 3] = -2.0
+    elif kind == "common offset":
+        x_ND += 20.0
+    pairs_M2 = all_pairs(n, rng)
+    found = measure(x_ND, pairs_M2, SETTINGS)
+    assert dict(found.headline) == pytest.approx(by_eigh(x_ND, pairs_M2, SETTINGS.eps), rel=1e-9)
+
+
 CHOICES = {
     "inverse trace": {"curvature_form": "inverse_trace"},
     "k over trace": {"curvature_form": "k_over_trace"},
@@ -222,6 +253,17 @@ def test_unit_trace_proxies_equal_a_measurement_of_rescaled_rows(all_pairs):
     assert rescaled.trace == pytest.approx(1.0, rel=1e-12)
     for name, value in found.unit_trace().items():
         assert value == pytest.approx(rescaled.relative[name], rel=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch-cpu"])
+@pytest.mark.parametrize("eps", [1e-30, 1e-15, 1e-6])
+def test_directions_without_variance_add_nothing_however_small_the_ridge(eps, backend, all_pairs):
+    rng = np.random.default_rng(11)
+    x_ND, pairs_M2 = 100.0 * plain(90, 20, rng), all_pairs(90, rng)
+    rotation = np.linalg.qr(rng.standard_normal((25, 25)))[0][:20]
+    settings = ProxySettings(eps=eps, backend=backend)
+    expected = measure(x_ND, pairs_M2, settings).monotonicity
+    assert measure(x_ND @ rotation, pairs_M2, settings).monotonicity == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_table_row_has_the_declared_columns_in_order(all_pairs):

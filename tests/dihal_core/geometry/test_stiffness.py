@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dihal_core.geometry import stiffness
-from dihal_core.geometry.blas import inverse_from_cholesky, syrk_columns
+from dihal_core.geometry.blas import inverse_of_factor, syrk_columns
 from dihal_core.geometry.stiffness import DualStiffness, median_stiffness, median_with_guide
 
 
@@ -66,9 +66,7 @@ def test_the_dual_route_needs_no_inverse_for_a_small_ridge_and_agrees_with_eigen
     squared_M = ((x_nD[pairs_M2[:, 0]] - x_nD[pairs_M2[:, 1]]) ** 2).sum(axis=1)
     dual = DualStiffness(x_nD @ x_nD.T, pairs_M2, squared_M)
     inverses = []
-    monkeypatch.setattr(
-        stiffness, "inverse_from_cholesky", lambda r_DD: inverses.append(1) or inverse_from_cholesky(r_DD)
-    )
+    monkeypatch.setattr(stiffness, "inverse_of_factor", lambda r_DD: inverses.append(1) or inverse_of_factor(r_DD))
     assert dual(eps) == pytest.approx(dual._by_eigenvectors(eps), rel=1e-10)
     if spread == 1.0:
         assert len(inverses) == (eps > 1e-3)

@@ -126,6 +126,24 @@ def test_the_stage_gives_the_same_table_with_torch(script, tmp_path):
             assert torch_table[group][name] == pytest.approx(values, rel=1e-9), name
 
 
+def test_the_replicates_of_the_stage_are_the_same_with_torch(script, tmp_path):
+    record = script.write_activations(tmp_path)
+    numpy_B3, torch_B3 = (
+        np.load(script.build(tmp_path / backend, record, 2, script.settings(backend=backend)).path / "bootstrap.npy")
+        for backend in ("numpy", "torch-cpu")
+    )
+    assert torch_B3 == pytest.approx(numpy_B3, rel=1e-9)
+
+
+def test_a_pool_of_a_torch_backend_holds_the_same_matrices_and_neighbours():
+    x_ND = rows_of("plain", 200, 30, np.random.default_rng(0))
+    for metric in ("euclidean", "cosine"):
+        left = GramPool(x_ND, ProxySettings(metric=metric), 120)
+        right = GramPool(x_ND, ProxySettings(metric=metric, backend="torch-cpu"), 120)
+        assert right.gram_NN == pytest.approx(left.gram_NN, rel=1e-9, abs=1e-9)
+        assert np.array_equal(right.algebra.nearest(right.search_NN, 20), left.algebra.nearest(left.search_NN, 20))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device_is_a_sentence():
     with pytest.raises(ResourceError, match="torch sees no CUDA device; set geometry.backend=numpy"):
