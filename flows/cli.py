@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
+from flows import cli_generate
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="print the answer of the latest study and where its report is")
     report.add_argument("--home", default=None, help="folder of all stores (default: $DIHAL_HOME or ./runs)")
     report.add_argument("--json", action="store_true", help="print study.json")
+
+    cli_generate.add_parsers(commands)
     return parser
 
 
@@ -198,6 +201,7 @@ COMMANDS = {
     "up": _up,
     "down": _down,
     "report": _report,
+    **cli_generate.COMMANDS,
 }
 
 

@@ -69,6 +69,7 @@ def full_study(
     study.run("agreement")
     study.run("replace")
     study.run("evaluate")
+    study.run("hybrid")
     study.run("report")
 
     result = study.finish()

@@ -128,6 +128,13 @@ def _evaluate(_request: StageRequest, record: StageRecord) -> str:
     return f"## Evaluation on {record.unit}\n\n" + artifacts.markdown_evaluation([_data(record, "evaluation.json")])
 
 
+def _hybrid(_request: StageRequest, record: StageRecord) -> str:
+    card = (record.path / "README.md").read_text(encoding="utf-8")
+    return "## The hybrid as a model\n\n" + card.split("---\n", 2)[-1].replace("\n# ", "\n### ").replace(
+        "\n## ", "\n#### "
+    )
+
+
 def _report(_request: StageRequest, record: StageRecord) -> str:
     answer = "\n".join(f"1. {line}" for line in record.counts.get("answer", []))
     page = record.path / "report.html"
@@ -146,6 +153,7 @@ ARTIFACTS: dict[str, Callable[[StageRequest, StageRecord], str]] = {
     "agreement": _agreement,
     "replace": _replace,
     "evaluate": _evaluate,
+    "hybrid": _hybrid,
     "report": _report,
 }
 
