@@ -29,4 +29,4 @@ def weights_digest(model: nn.Module) -> str:
 
 def _bytes_digest(tensor: torch.Tensor) -> str:
     flat = tensor.cpu().contiguous().flatten()
-    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

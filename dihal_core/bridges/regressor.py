@@ -31,9 +31,11 @@ class Regressor(TrainedArm):
         )
         self.denoiser = TokenDenoiser(settings, frame.width)
 
-    def correct(self, condition_BTD: Tensor, base_BTD: Tensor, context_BTC: Tensor | None = None) -> Tensor:
-        """Return the base plus a learned correction, float32; `context_BTC` may be computed beforehand."""
-        context_BTC = self.context(condition_BTD) if context_BTC is None else context_BTC
+    def correct(self, condition_BTD: Tensor, base_BTD: Tensor) -> Tensor:
+        """Return the base plus a learned correction, float32."""
+        return self._refine(self.context(condition_BTD), condition_BTD, base_BTD)
+
+    def _refine(self, context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor) -> Tensor:
         return base_BTD + self.denoiser(base_BTD, condition_BTD, context_BTC, F.silu(context_BTC))
 
     def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
@@ -44,7 +46,7 @@ class Regressor(TrainedArm):
         self, context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor, steps: int, noise: Callable[[int], Tensor]
     ) -> Tensor:
         """Correct each token's base given its context; `steps` and `noise` play no part."""
-        return self.correct(condition_BTD, base_BTD, context_BTC)
+        return self._refine(context_BTC, condition_BTD, base_BTD)
 
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Squared error of the estimate; no noise, so every state counts as t = 1."""

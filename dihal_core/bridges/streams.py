@@ -180,9 +180,8 @@ class TokenwiseStream(Stream):
         condition_BtD = frame.condition(embeddings_BtD)
         B, t, D = condition_BtD.shape
         lags = frame.ridge.tokens - 1
-        if self._recent_BLD is None:
-            self._recent_BLD = condition_BtD.new_zeros(B, lags, D)
-        joined = torch.cat([self._recent_BLD, condition_BtD], dim=1)
+        recent_BLD = condition_BtD.new_zeros(B, lags, D) if self._recent_BLD is None else self._recent_BLD
+        joined = torch.cat([recent_BLD, condition_BtD], dim=1)
         base_BtD = frame.ridge(joined)[:, lags:]
         end_B = torch.full((B,), t, device=joined.device) if count_B is None else count_B.to(joined.device)
         last_BL = end_B[:, None] + torch.arange(lags, device=joined.device)

@@ -137,7 +137,7 @@ def _adapter() -> Any:
             count = min(int(options.get("max_gen_toks", 64)), self.max_length - 2)
             prompt = [self.eot_token_id, *self.tok_encode(context)[-(self.max_length - 1 - count) :]]
             tokens_BT = torch.tensor([prompt], device=self.hybrid.device)
-            source = self.hybrid.blocks if self.teacher else self.hybrid
+            source: Any = self.hybrid.blocks if self.teacher else self.hybrid
             sampled = bool(options.get("do_sample", False))
             drawn = {"temperature": float(options.get("temperature", 1.0))} if sampled else {}
             out_BT = source.generate(

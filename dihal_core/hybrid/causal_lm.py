@@ -154,6 +154,8 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
         if input_ids is None or input_ids.ndim != 2 or 0 in input_ids.shape:
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise ConfigError(f"input_ids has shape {shape}; give (rows, tokens), at least one of each")
+        if sampling_steps is not None and type(sampling_steps) is not int:
+            raise ConfigError(f"sampling_steps {sampling_steps!r} is no whole number; 1 is the deterministic call")
         if past is not None and not isinstance(past, HybridCache):
             raise ConfigError(
                 f"past_key_values is a {type(past).__name__}, which has no room for the bridge's state; pass the object "

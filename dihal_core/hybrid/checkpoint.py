@@ -185,6 +185,14 @@ def _settings(config: DiHALConfig, folder: Path) -> tuple[BackboneSettings, Brid
             f"{folder / CONFIG} does not describe a hybrid of this version: {explain_validation(error)}; "
             "save it again with the installed version"
         ) from error
+    bounds = {"sampling_steps": (1, 1000), "noise_seed": (0, 2**31 - 1), "backbone_seed": (0, 2**31 - 1)}
+    bounds["separator_token_id"] = (0, reference.vocab_size - 1)
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if type(value) is not int or not low <= value <= high:
+            raise ArtifactError(
+                f"{folder / CONFIG} says {name} = {value!r}, not a whole number {low}..{high}; correct it"
+            )
     return reference, bridge
 
 

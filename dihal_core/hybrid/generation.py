@@ -91,8 +91,9 @@ def continue_texts(
         )
     options: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
     torch.manual_seed(seed)
+    generator: Any = model  # the mixin's own protocol does not admit its classes
     with quiet_transformers():
-        tokens_BT = model.generate(
+        tokens_BT = generator.generate(
             **encoded.to(model.device),
             max_new_tokens=max_new_tokens,
             sampling_steps=sampling_steps,

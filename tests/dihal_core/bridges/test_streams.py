@@ -72,6 +72,13 @@ def test_a_stream_that_was_reset_starts_anew(kind, name):
     assert torch.equal(stream.extend(embeddings_of()), first)
 
 
+def test_a_ridge_of_one_token_needs_no_memory():
+    arm = random_arm(SETTINGS["mlp"].model_copy(update={"ridge_tokens": 1}), D, seed=0)
+    stream = open_stream(arm)
+    together = torch.cat([stream.extend(piece) for piece in embeddings_of().split(6, dim=1)], dim=1)
+    assert torch.allclose(together, whole(arm, embeddings_of(), 1), atol=2e-4)
+
+
 def test_the_mlp_bridge_and_the_regressor_are_incremental():
     for name in ("bridge", "regressor"):
         assert isinstance(open_stream(random_arm(SETTINGS["mlp"], D, seed=0, name=name)), TokenwiseStream)

@@ -160,6 +160,7 @@ def test_the_cost_of_a_new_token_does_not_recompute_the_prefix(make_hybrid, prom
         ),
         (lambda model, ids: model(ids[:, :0]), r"shape \(1, 0\)"),
         (lambda model, ids: model(ids, sampling_steps=0), "sampling steps 0 is below 1"),
+        (lambda model, ids: model(ids, sampling_steps=1.5), "sampling_steps 1.5 is no whole number"),
         (lambda model, ids: model(ids, labels=ids[:, :3]), "do not fit logits"),
         (lambda model, ids: model(ids, labels=torch.full_like(ids, -100)), "no label after the first is scored"),
         (lambda model, ids: model(ids, past_key_values=__import__("transformers").DynamicCache()), "is a DynamicCache"),

@@ -160,6 +160,12 @@ def _flip(folder):
         (lambda folder: _edit(folder, layer=0), ConfigError, "layer 0 is outside 1..6"),
         (lambda folder: _edit(folder, arm="brigde"), ConfigError, "unknown arm 'brigde'.*did you mean 'bridge'"),
         (lambda folder: _edit(folder, bridge_settings={"kind": "mlp", "width": 1}), ArtifactError, "width = 1"),
+        (
+            lambda folder: _edit(folder, sampling_steps="many"),
+            ArtifactError,
+            r"sampling_steps = 'many', not .* 1..1000",
+        ),
+        (lambda folder: _edit(folder, separator_token_id=97), ArtifactError, r"separator_token_id = 97, not .* 0..96"),
         (lambda folder: _edit(folder, backbone_reference=None), ArtifactError, "does not describe a hybrid"),
         (
             lambda folder: _edit(folder, bridge_settings={"kind": "mlp", "width": 32, "context_width": 16}),

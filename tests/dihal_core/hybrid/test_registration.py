@@ -29,8 +29,8 @@ print("known")
 @pytest.mark.parametrize(
     "first",
     [
-        "import sys, dihal_core; assert not {'torch', 'transformers'} & set(sys.modules)",
         "from transformers import AutoConfig; import dihal_core",
+        pytest.param("import dihal_core", marks=pytest.mark.slow),
         pytest.param("from transformers import AutoModelForCausalLM; import dihal_core", marks=pytest.mark.slow),
         pytest.param("from dihal_core.backbones.loading import load_backbone", marks=pytest.mark.slow),
         pytest.param("from dihal_core.hybrid.causal_lm import DiHALForCausalLM", marks=pytest.mark.slow),
