@@ -106,6 +106,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "rate": rate / 4 if not on_gpu else rate,
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
+        "hybrid": {"bytes": 4 * bridge + 1e7, "flops": 0, "rate": rate},
         "report": {"bytes": 2e6, "flops": 0, "rate": rate},
         "metrics": {
             "bytes": 1e5,

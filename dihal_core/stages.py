@@ -161,6 +161,21 @@ STAGES: dict[str, Stage] = {
             writes="NLL, PPL, bits per byte, KL, top-1 of teacher, hybrid and controls, per document, with intervals",
         ),
         Stage(
+            "hybrid",
+            "dihal_core.hybrid.export:build_hybrid",
+            reads=(
+                *BACKBONE,
+                "bridge",
+                "corpus.window_tokens",
+                "evaluation.sampling_steps",
+                "evaluation.threads",
+                "compute.device",
+            ),
+            inputs=("assets", "corpus", "replace", "evaluate"),
+            libraries=TORCH,
+            writes="the hybrid as a Hugging Face folder: config, bridge weights (safetensors), tokenizer, model card",
+        ),
+        Stage(
             "report",
             "dihal_core.reporting.report:build_report",
             reads=("",),

@@ -12,11 +12,12 @@ from dihal_core.assets import required_assets
 from dihal_core.backbones.identity import backbone_identity, pin_revision
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
+from dihal_core.hybrid.sources import HYBRID
 from dihal_core.profiles import backbone_names, load_study, resolve_backbone
 from dihal_core.provenance import package_version
 from dihal_core.requests import Inputs, StageRequest, make_request
 from dihal_core.stages import FLOWS, STAGES
-from dihal_core.store import StageRecord, dump_json, write_atomically
+from dihal_core.store import MANIFEST, StageRecord, dump_json, write_atomically
 
 Records = dict[str, StageRecord | dict[str | int, StageRecord]]
 """Finished stages: one record, or `{unit: record}`."""
@@ -192,6 +193,21 @@ def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledg
     if figures.is_dir():
         shutil.copytree(figures, folder / "figures", dirs_exist_ok=True)
     return folder / PUBLISHED[report.stage][0]
+
+
+def publish_hybrid(hybrid: StageRecord, folder: Path) -> Path:
+    """Copy the hybrid of its store to `<folder>/hybrid`, config last, and return that folder. Imports no torch."""
+    target = folder / HYBRID
+    names = sorted(
+        (path.name for path in hybrid.path.iterdir() if path.is_file()), key=lambda name: name == "config.json"
+    )
+    for name in names:
+        if name != MANIFEST:
+            write_atomically(target / name, (hybrid.path / name).read_bytes())
+    for stale in target.iterdir():
+        if stale.is_file() and stale.name not in names:
+            stale.unlink()
+    return target
 
 
 def seal_selection(home: Path, settings: StudySettings, score: StageRecord) -> dict[str, Any]:

@@ -129,6 +129,13 @@ def _evaluate(_request: StageRequest, record: StageRecord) -> str:
     return f"## Evaluation on {record.unit}\n\n" + artifacts.markdown_evaluation([_data(record, "evaluation.json")])
 
 
+def _hybrid(_request: StageRequest, record: StageRecord) -> str:
+    card = (record.path / "README.md").read_text(encoding="utf-8")
+    return "## The hybrid as a model\n\n" + card.split("---\n", 2)[-1].replace("\n# ", "\n### ").replace(
+        "\n## ", "\n#### "
+    )
+
+
 def _metrics(_request: StageRequest, record: StageRecord) -> str:
     from dihal_core.reporting import artifacts
 
@@ -153,6 +160,7 @@ ARTIFACTS: dict[str, Callable[[StageRequest, StageRecord], str]] = {
     "agreement": _agreement,
     "replace": _replace,
     "evaluate": _evaluate,
+    "hybrid": _hybrid,
     "report": _page,
     "metrics": _metrics,
     "locate": _page,

@@ -17,7 +17,7 @@ from dihal_core.explain import explain
 from dihal_core.requests import StageRequest, find, snapshot_code
 from dihal_core.stages import STAGES, check_stages, unit_label
 from dihal_core.store import MANIFEST, StageRecord, discard_store, store_lock
-from dihal_core.study import Records, publish_study, request_for, seal_selection, study_name, units_of
+from dihal_core.study import Records, publish_hybrid, publish_study, request_for, seal_selection, study_name, units_of
 from tasks.progress import artifact_key
 from tasks.stages import TASKS
 
@@ -171,6 +171,8 @@ class StudyRun:
         self.ledger["store_bytes"] = self._store_bytes()
         self.ledger["reasons"] = dict(self.reasons)
         page = publish_study(self.home, self.settings, report, self.ledger)
+        if isinstance(self.records.get("hybrid"), StageRecord):
+            publish_hybrid(self.record("hybrid"), page.parent)
         answer = [str(line) for line in report.counts["answer"]]
         create_markdown_artifact(
             "## Answer\n\n" + "\n".join(f"- {line}" for line in answer) + f"\n\nReport: [{page}]({page.as_uri()})",

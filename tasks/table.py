@@ -15,6 +15,7 @@ ARTIFACT_CONTENT = {
     "agreement": "scatter, correlations, comparators",
     "replace": "training curves",
     "evaluate": "final table with intervals",
+    "hybrid": "the model card",
     "report": "the answer, link to the report",
     "metrics": "metrics of every layer",
     "locate": "the answer, link to the page",

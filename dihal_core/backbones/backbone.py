@@ -105,16 +105,30 @@ class Backbone:
         ConfigError
             For a layer outside 0..L-1.
         """
-        self._check(layer, last=self.num_layers - 1)
-        part = take_suffix(self._base, self._family.layers, layer)
-        if self._family.adapt_suffix is not None:
-            self._family.adapt_suffix(part)
+        part = self.parts(layer)[1]
 
         def run(hidden_BTD: torch.Tensor) -> torch.Tensor:
             entered_BTD = hidden_BTD.to(device=self.device, dtype=self.dtype)
             return part(inputs_embeds=entered_BTD, use_cache=False).last_hidden_state.to(self.device)
 
         return run
+
+    def parts(self, layer: int) -> tuple[Any, Any]:
+        """Return (embedder, suffix): modules before block 1 and after block `layer`, sharing every parameter.
+
+        Both take the stock arguments of the base model (masks, position ids, caches) and return its output:
+        the embedder for `input_ids`, the suffix for `inputs_embeds` = state `layer`.
+
+        Raises
+        ------
+        ConfigError
+            For a layer outside 0..L-1.
+        """
+        self._check(layer, last=self.num_layers - 1)
+        suffix = take_suffix(self._base, self._family.layers, layer)
+        if self._family.adapt_suffix is not None:
+            self._family.adapt_suffix(suffix)
+        return take_prefix(self._base, self._family.layers, self._family.norm, 0), suffix
 
     @torch.no_grad()
     def final(self, tokens_BT: torch.Tensor) -> torch.Tensor:

@@ -55,17 +55,24 @@ def load_backbone(
     ResourceError
         If `backbone.device_map` finds too little room on the GPUs.
     """
-    family = family_of(backbone.model_type)
     digest = assets[backbone.identifier].digest if backbone.identifier in assets else None
     random_seed = seed if backbone.source == "random" else None
     key = json.dumps([backbone.model_dump(mode="json"), digest, device, random_seed], sort_keys=True)
     with _lock:
         if key not in _loaded:
             _loaded.clear()
-            model = _random(backbone, seed) if backbone.source == "random" else _pretrained(backbone, assets)
-            _check_shapes(model, backbone)
-            _loaded[key] = Backbone(place(model, device, backbone.device_map), family, backbone.name)
+            _loaded[key] = fresh_backbone(backbone, assets, device, seed)
         return _loaded[key]
+
+
+def fresh_backbone(
+    backbone: BackboneSettings, assets: Mapping[str, StageRecord], device: str = "cpu", seed: int = 0
+) -> Backbone:
+    """Return a backbone of one's own, to move or cast freely. Parameters and errors as `load_backbone`."""
+    family = family_of(backbone.model_type)
+    model = _random(backbone, seed) if backbone.source == "random" else _pretrained(backbone, assets)
+    _check_shapes(model, backbone)
+    return Backbone(place(model, device, backbone.device_map), family, backbone.name)
 
 
 def forget_backbones() -> None:

@@ -1,6 +1,8 @@
 """Tokenizers: the backbone's own, or bytes for random models."""
 
 import contextlib
+import json
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -34,8 +36,12 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+_lock = threading.Lock()
+_loaded: dict[str, "PreTrainedTokenizerFast"] = {}
+
+
 def load_tokenizer(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -> "PreTrainedTokenizerFast":
-    """Return the fast tokenizer of `backbone`.
+    """Return the fast tokenizer of `backbone`; the last one read is kept (a GGUF takes seconds), so change a copy.
 
     Encode with `add_special_tokens=False`: windows get their separator from `separator_id`.
 
@@ -59,6 +65,18 @@ def load_tokenizer(backbone: BackboneSettings, assets: Mapping[str, StageRecord]
         raise ConfigError(
             f"backbone {backbone.name!r} has random weights and no tokenizer of its own; set backbone.tokenizer=bytes"
         )
+    if backbone.source != "asset" or backbone.identifier not in assets:
+        return _read(backbone, assets)
+    record = assets[backbone.identifier]
+    key = json.dumps([backbone.model_dump(mode="json"), record.uri, record.digest], sort_keys=True)
+    with _lock:
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = _read(backbone, assets)
+        return _loaded[key]
+
+
+def _read(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer
 
     place = locate(backbone, assets)

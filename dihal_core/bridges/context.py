@@ -29,11 +29,16 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.gain.shape, self.gain.to(x.dtype), NORM_EPS)
 
 
+def rotary_at(positions: Tensor, head_width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines at integer `positions` (..), each of shape (.., head width / 2)."""
+    frequency = ROTARY_BASE ** (-torch.arange(0, head_width, 2, device=like.device) / head_width)
+    angle = positions[..., None] * frequency
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
 def rotary_table(positions: int, head_width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of shape (T, head width / 2)."""
-    frequency = ROTARY_BASE ** (-torch.arange(0, head_width, 2, device=like.device) / head_width)
-    angle = torch.arange(positions, device=like.device)[:, None] * frequency
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+    return rotary_at(torch.arange(positions, device=like.device), head_width, like)
 
 
 def rotate(x_BHTK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

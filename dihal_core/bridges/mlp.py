@@ -10,6 +10,7 @@ outside the causal context.
 """
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -63,8 +64,21 @@ class MlpBridge(TrainedArm):
 
     def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
         """Run the sampler; `steps` = 1 is one deterministic call at t = 1, where x is the base."""
-        B, T, D = base_BTD.shape
-        context_BTC = self.context(condition_BTD)
+        _, T, D = base_BTD.shape
+
+        def noise(draw: int) -> Tensor:
+            return batch_noise(seed, sequence_B, draw, T, D, base_BTD.device)
+
+        return self.decode(self.context(condition_BTD), condition_BTD, base_BTD, steps, noise)
+
+    def decode(
+        self, context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor, steps: int, noise: Callable[[int], Tensor]
+    ) -> Tensor:
+        """Sample each token's state given its context: no operation here mixes positions.
+
+        `noise(draw)` gives the standard normals (B, T, D) of one sampler step.
+        """
+        B, T, _ = base_BTD.shape
         x_BTD = estimate_BTD = base_BTD
         times = sampler_times(steps)
         for draw, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
@@ -72,8 +86,7 @@ class MlpBridge(TrainedArm):
             estimate_BTD = self.denoise(x_BTD, t_BT1, context_BTC, condition_BTD, base_BTD)
             if t_next is not None:
                 deviation = posterior_deviation(t, t_next, self.settings.bridge_noise)
-                noise_BTD = batch_noise(seed, sequence_B, draw, T, D, base_BTD.device)
-                x_BTD = posterior_mean(x_BTD, estimate_BTD, t, t_next) + deviation * noise_BTD
+                x_BTD = posterior_mean(x_BTD, estimate_BTD, t, t_next) + deviation * noise(draw)
         return estimate_BTD
 
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:

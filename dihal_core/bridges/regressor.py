@@ -3,6 +3,7 @@
 Letters: B windows, T positions, D hidden size. Ours: the paper has no such controls.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -33,12 +34,20 @@ class Regressor(TrainedArm):
 
     def correct(self, condition_BTD: Tensor, base_BTD: Tensor) -> Tensor:
         """Return the base plus a learned correction, float32."""
-        context_BTC = self.context(condition_BTD)
+        return self._refine(self.context(condition_BTD), condition_BTD, base_BTD)
+
+    def _refine(self, context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor) -> Tensor:
         return base_BTD + self.denoiser(base_BTD, condition_BTD, context_BTC, F.silu(context_BTC))
 
     def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
         """Correct the base; `steps`, `sequence_B` and `seed` play no part."""
         return self.correct(condition_BTD, base_BTD)
+
+    def decode(
+        self, context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor, steps: int, noise: Callable[[int], Tensor]
+    ) -> Tensor:
+        """Correct each token's base given its context; `steps` and `noise` play no part."""
+        return self._refine(context_BTC, condition_BTD, base_BTD)
 
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Squared error of the estimate; no noise, so every state counts as t = 1."""

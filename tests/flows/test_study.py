@@ -16,6 +16,7 @@ from dihal_core.runner import ensure
 from dihal_core.stages import FLOWS
 from dihal_core.store import StageStore
 from dihal_core.study import pin_device, request_for, study_name, units_of
+from flows.cli import main
 from flows.study import full_study
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -94,6 +95,20 @@ def test_a_second_run_finds_every_stage_cached(finished, monkeypatch):
 def test_two_studies_from_nothing_give_the_same_stores(finished, home):
     run()
     assert digests(home) == digests(finished[0])
+
+
+def test_a_finished_study_generates_from_its_hybrid_and_from_any_bridge_of_its_sweep(finished, capsys, tmp_path):
+    home, result, _ = finished
+    assert (Path(result["folder"]) / "hybrid" / "model.safetensors").is_file()
+    for words in ([], ["--layer", "1"], ["--study", result["study"], "--sampling-steps", "2", "--temperature", "0.8"]):
+        assert main(["generate", "Where", "A longer one", "--max-new-tokens", "3", "--home", str(home), *words]) == 0
+        first, second = capsys.readouterr().out.split("\n---\n")
+        assert first.startswith("Where")
+        assert second.startswith("A longer one")
+    assert main(["generate", "x", "--layer", "9", "--home", str(home)]) == 2
+    assert "its sweep trained layers 1, 2, 3" in capsys.readouterr().err
+    assert main(["export", "--merged", "--to", str(tmp_path / "copy"), "--home", str(home)]) == 0
+    assert main(["generate", "Where", "--max-new-tokens", "3", "--model", str(tmp_path / "copy")]) == 0
 
 
 def test_a_changed_figure_setting_reruns_the_report_alone(copied):

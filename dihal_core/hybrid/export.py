@@ -1,0 +1,84 @@
+"""Stage `hybrid`: the trained bridge of the chosen layer as a folder that transformers loads.
+
+It trains and measures nothing: weights come from stage `replace`, figures of the card from `evaluate`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from dihal_core.backbones.threads import resolve_device, use_threads
+from dihal_core.backbones.tokenizers import load_tokenizer, quiet_transformers
+from dihal_core.errors import ArtifactError
+from dihal_core.hybrid.assemble import hybrid_of_store
+from dihal_core.hybrid.card import model_card
+from dihal_core.hybrid.checkpoint import load_hybrid, save_hybrid
+from dihal_core.hybrid.tokenizer import hybrid_tokenizer, tokens_of
+from dihal_core.stages import StageContext
+from dihal_core.store import StageRecord, write_atomically
+
+CARD = "README.md"
+
+
+def build_hybrid(context: StageContext) -> dict[str, Any]:
+    """Write the folder of the hybrid: config, weights, tokenizer, card.
+
+    Raises
+    ------
+    ArtifactError
+        If the result of a stage before it cannot be read.
+    """
+    settings, inputs = context.settings, cast(Any, context.inputs)
+    use_threads(settings.evaluation.threads)
+    replace = _read(inputs["replace"], "replace.json")
+    layer = int(replace["layer"])
+    tokenizer = load_tokenizer(settings.backbone, inputs["assets"])
+    model = hybrid_of_store(
+        inputs["replace"].path / "arms",
+        layer,
+        settings,
+        inputs["assets"],
+        tokens_of(tokenizer, settings.backbone),
+        device=resolve_device(settings.compute.device),
+        shared=True,
+    )
+    save_hybrid(model, context.store.path)
+    hybrid_tokenizer(tokenizer, settings.backbone).save_pretrained(context.store.path)
+    evaluations = _evaluations(inputs["evaluate"])
+    card = model_card(
+        settings, replace, _read(inputs["corpus"], "corpus.json"), evaluations, model.config.backbone_sha256
+    )
+    context.store.write_bytes(CARD, card.encode())
+    return {"layer": layer, "parameters": sum(p.numel() for p in model.arm.parameters()), "arm": model.config.arm}
+
+
+def _evaluations(records: Mapping[Any, StageRecord]) -> dict[str, Any]:
+    return {str(name): _read(records[name], "evaluation.json") for name in sorted(records, key=str)}
+
+
+def _read(record: StageRecord, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((record.path / name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{record.stage} store {record.uri} has no readable {name} ({type(error).__name__}: {error}); "
+            f"run the study again, it recomputes stage {record.stage!r}"
+        ) from error
+
+
+def copy_hybrid(source: Path, target: Path, merged: bool, home: Path | None = None) -> None:
+    """Load the hybrid in `source` and save it in `target`, with tokenizer and card.
+
+    Parameters
+    ----------
+    merged
+        Put the backbone's weights into the copy.
+    home
+        As in `checkpoint.load_hybrid`.
+    """
+    with quiet_transformers():
+        save_hybrid(load_hybrid(source, home=home), target, merged)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and (path.name in (CARD, "chat_template.jinja") or path.name.startswith("tokenizer")):
+            write_atomically(target / path.name, path.read_bytes())
