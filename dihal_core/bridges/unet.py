@@ -23,6 +23,7 @@ from dihal_core.bridges.frame import Batch, Frame, TrainedArm, suffix_weights
 from dihal_core.bridges.latents import latent_shape, load_diffusers, make_latents
 from dihal_core.bridges.processes import batch_noise
 from dihal_core.bridges.schedules import Schedule, make_schedule
+from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import UnetBridgeSettings
 from dihal_core.errors import ConfigError
 
@@ -141,21 +142,10 @@ class UnetBridge(TrainedArm):
 
     def attention_flops(self, positions: int) -> int:
         """FLOPs per token beyond one use of every matrix: convolutions and attention over the latent's pixels."""
-        matrices = sum(p.numel() for p in self.unet.parameters() if p.ndim == 2)
-        return self.context.attention_flops(positions) + self.unet_flops() - 2 * matrices
-
-    def unet_flops(self) -> int:
-        """Return counted forward FLOPs of the UNet for one token, on the meta device."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        settings, config = self.settings, dict(self.unet.config)
-        with torch.device("meta"):
-            unet = type(self.unet).from_config(config)
-            shapes = torch.empty(1, 2 * self.channels, self.side, self.side), torch.empty(1)
-            context = torch.empty(1, settings.context_tokens, settings.cross_attention_width)
-            with FlopCounterMode(display=False) as counter:
-                unet(*shapes, encoder_hidden_states=context)
-        return counter.get_total_flops()
+        matrices = sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
+        return (
+            self.context.attention_flops(positions) + bridge_size(self.settings, self.frame.width).flops - 2 * matrices
+        )
 
 
 def make_unet(settings: UnetBridgeSettings, channels: int, side: int) -> Any:

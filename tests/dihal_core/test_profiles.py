@@ -30,6 +30,11 @@ def test_the_paper_profiles_hold_the_papers_protocol(name, layers, reference):
     assert settings.replace.training.epochs == 4.0
     assert settings.replace.training.max_steps is None
     assert settings.candidate_layers == tuple(range(1, layers))
+    assert settings.bridge.kind == "unet"
+    assert settings.bridge.block_channels == (320, 640, 1280, 1280)
+    assert settings.bridge.vae is not None
+    assert settings.bridge.next_token_weight > 0
+    assert settings.bridge.distillation_weight > 0
 
 
 def test_quickstart_runs_the_papers_geometry_protocol():

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dihal_core.bridges.latents import load_vae
 from dihal_core.corpus.shards import FOLDERS
 from dihal_core.seeding import stream
 from flows.study import full_study
@@ -50,6 +51,14 @@ SHRUNK = {
     "bridge.context_width": 16,
     "bridge.context_blocks": 1,
     "bridge.context_heads": 2,
+    "bridge.unet": None,
+    "bridge.latent_side": 4,
+    "bridge.block_channels": [8, 16],
+    "bridge.layers_per_block": 1,
+    "bridge.attention_heads": 2,
+    "bridge.norm_groups": 4,
+    "bridge.cross_attention_width": 16,
+    "bridge.context_tokens": 4,
     "sweep.num_sequences": 32,
     "sweep.likelihood_sequences": 2,
     "sweep.regressor_layers": 1,
@@ -101,6 +110,14 @@ def wikitext(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory) -> Path:
+    """A tiny AutoencoderKL as diffusers saves one."""
+    folder = tmp_path_factory.mktemp("vae")
+    load_vae("random", None, 4).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("profile", "reference"),
     [
@@ -108,9 +125,9 @@ def wikitext(tmp_path_factory) -> Path:
         ("paper-qwen3-8b", "Qwen3-8B</td><td>2</td><td>36</td>"),
     ],
 )
-def test_a_shrunk_paper_profile_runs_end_to_end(profile, reference, mirror, wikitext, home):
-    text = {"corpus.base_url": str(mirror), "corpus.evaluation_url": str(wikitext)}
-    result = full_study(profile=profile, overrides={**SHRUNK, **text})
+def test_a_shrunk_paper_profile_runs_end_to_end(profile, reference, mirror, wikitext, autoencoder, home):
+    local = {"corpus.base_url": str(mirror), "corpus.evaluation_url": str(wikitext), "bridge.vae": str(autoencoder)}
+    result = full_study(profile=profile, overrides={**SHRUNK, **local})
     study = json.loads((Path(result["folder"]) / "study.json").read_bytes())
     assert result["failed_layers"] == {}
     assert study["results"]["score"]["candidate_layers"] == [1, 2, 3, 4]
@@ -121,3 +138,6 @@ def test_a_shrunk_paper_profile_runs_end_to_end(profile, reference, mirror, wiki
     assert replace["layer"] == study["results"]["score"]["selected_layer"]
     # four epochs of the final training against one of the sweep, on twice the sequences
     assert replace["arms"]["bridge"]["steps"] >= 4 * 3
+    assert all(weight > 0 for weight in replace["objective"]["bridge"].values())  # all four losses
+    # eight positions of a window of up to 47 enter the UNet's loss
+    assert replace["arms"]["bridge"]["tokens"] < replace["arms"]["regressor"]["tokens"]

@@ -14,6 +14,7 @@ from dihal_core.bridges.unet import make_unet, widen_input
 from dihal_core.config import UnetBridgeSettings
 from dihal_core.errors import AssetError, ConfigError
 from dihal_core.profiles import load_study
+from dihal_core.training.budget import forward_flops
 
 D = 24
 SMALL = {
@@ -96,20 +97,17 @@ def test_chunks_change_no_prediction():
     assert torch.allclose(one.predict(embeddings, 2), many.predict(embeddings, 2), atol=1e-4)
 
 
-def test_counted_flops_are_those_of_the_unet():
-    arm = random_arm(UnetBridgeSettings(**SMALL), D, seed=0)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        arm.unet(torch.randn(3, 4, 4, 4), torch.rand(3), encoder_hidden_states=torch.randn(3, 4, 16))
-    assert arm.unet_flops() == pytest.approx(counter.get_total_flops() / 3, rel=1e-6)
-
-
-def test_the_planned_size_is_that_of_the_built_bridge():
+def test_planned_and_entered_flops_are_those_that_are_spent():
     settings = UnetBridgeSettings(**{**SMALL, "block_channels": (32, 64, 64), "layers_per_block": 2, "latent_side": 8})
     arm = random_arm(settings, D, seed=0)
     planned = bridge_size(settings, D)
     assert planned.parameters == pytest.approx(sum(p.numel() for p in arm.parameters()), rel=0.03)
-    built = 2 * sum(p.numel() for name, p in arm.named_parameters() if p.ndim == 2 and not name.startswith("unet."))
-    assert planned.flops == pytest.approx(arm.unet_flops() + built, rel=0.03)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        arm.unet(torch.randn(3, 4, 8, 8), torch.rand(3), encoder_hidden_states=torch.randn(3, 4, 16))
+    outside = 2 * sum(p.numel() for name, p in arm.named_parameters() if p.ndim == 2 and not name.startswith("unet."))
+    spent = counter.get_total_flops() / 3 + outside
+    assert planned.flops == pytest.approx(spent, rel=0.02)
+    assert forward_flops(arm, 12) == pytest.approx(spent + arm.context.attention_flops(12), rel=0.02)
 
 
 def test_the_papers_bridge_has_the_published_size():
