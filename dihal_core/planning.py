@@ -11,14 +11,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from dihal_core.backbones.identity import backbone_identity
+from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, in_bytes, reading_cost
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
 from dihal_core.requests import find
-from dihal_core.stages import FLOWS, STAGES
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, require_disk
-from dihal_core.study import Records, request_for, study_name, units_of
+from dihal_core.study import Records, request_for, stages_of, study_name, swept_layers, units_of
 
 GPU_FLOPS = 790e12 * 0.40
 """Assumed: bf16 rate of one H200-class GPU at 40 % model FLOP utilisation."""
@@ -27,14 +28,6 @@ CPU_FLOPS = 0.55e12
 GEOMETRY_CPU_FLOPS = 60e9
 """Assumed: float64 on two CPU cores, decompositions included; the geometry runs on the CPU everywhere."""
 ASSET_BYTES = {"model": 100e6, "text": 46e6}
-
-
-def bridge_parameters(settings: StudySettings) -> int:
-    """Return an estimate of the trained parameters of one bridge, from its widths (exact count: the sweep's ledger)."""
-    b, d = settings.bridge, settings.backbone.hidden_size
-    context = d * b.context_width + b.context_blocks * 13 * b.context_width**2
-    denoiser = 2 * d * b.width + b.blocks * 8 * b.width**2 + b.context_width * b.width
-    return int(context + denoiser)
 
 
 def _training_tokens(settings: StudySettings, section: Any, fraction: float) -> float:
@@ -48,8 +41,10 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     """Return `{stage: {"bytes", "flops", "rate", "download"}}` of all units together."""
     backbone, corpus, acts = settings.backbone, settings.corpus, settings.activations
     depth, width, window = backbone.num_layers, backbone.hidden_size, corpus.window_tokens
-    candidates, per_token = len(settings.candidate_layers), 2.0 * backbone.num_parameters
-    tables, bridge = len(settings.table_layers), bridge_parameters(settings)
+    swept = swept_layers(settings, None)
+    candidates, per_token = len(swept), 2.0 * backbone.num_parameters
+    tables, size = len(settings.table_layers), bridge_size(settings.bridge, width)
+    bridge, bridge_flops = size.parameters, size.flops
     on_gpu = backbone.num_parameters > 2e9 or settings.compute.device == "cuda"
     rate = GPU_FLOPS if on_gpu else CPU_FLOPS
 
@@ -63,9 +58,11 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
 
     sweep_tokens = _training_tokens(settings, settings.sweep, 1 - settings.sweep.validation_fraction)
     validation = settings.sweep.num_sequences * settings.sweep.validation_fraction * window
-    recompute = 0.0 if acts.whole_sequences else sum(settings.candidate_layers) / depth * per_token
+    recompute = 0.0 if acts.whole_sequences else sum(swept) / depth * per_token
     likelihood = candidates * settings.sweep.likelihood_sequences * window * 2 * per_token * 0.6
     final_tokens = _training_tokens(settings, settings.replace, 1.0)
+    sampled = getattr(settings.bridge, "positions_per_sequence", None) or window
+    sweep_states, final_states = (tokens * min(1.0, sampled / window) for tokens in (sweep_tokens, final_tokens))
     evaluated = (corpus.num_heldout + corpus.num_eval_wiki) * window
     arms = 4 + len(settings.evaluation.sampling_steps)
     reading = reading_cost(settings)
@@ -83,7 +80,8 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         },
         "gates": {"bytes": 1e4, "flops": 4 * window * per_token * (depth / 2 + 2), "rate": rate},
         "activations": {
-            "bytes": pool * width * 2 * tables + acts.whole_sequences * window * width * 2 * candidates,
+            "bytes": pool * width * 2 * tables
+            + acts.whole_sequences * window * width * 2 * len(settings.candidate_layers),
             "flops": acts.num_sequences * window * per_token,
             "rate": rate,
         },
@@ -96,7 +94,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         },
         "sweep": {
             "bytes": candidates * 8 * bridge,
-            "flops": candidates * (sweep_tokens * 6 * bridge + validation * 2 * bridge)
+            "flops": candidates * (sweep_states * 3 + validation) * bridge_flops
             + (sweep_tokens + validation) * recompute
             + likelihood,
             "rate": rate / 4 if not on_gpu else rate,
@@ -104,11 +102,17 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         "agreement": {"bytes": 5e4, "flops": 0, "rate": rate},
         "replace": {
             "bytes": 16 * bridge,
-            "flops": final_tokens * (10 * bridge + per_token * 0.1),
+            "flops": final_states * 5 * bridge_flops + final_tokens * per_token * 0.1,
             "rate": rate / 4 if not on_gpu else rate,
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
         "report": {"bytes": 2e6, "flops": 0, "rate": rate},
+        "metrics": {
+            "bytes": 1e5,
+            "flops": tables**2 * settings.metrics.rows**2 * width
+            + tables * settings.metrics.rows * backbone.vocab_size * width * 2,
+            "rate": GEOMETRY_CPU_FLOPS,
+        },
         "locate": {"bytes": 3e6, "flops": 0, "rate": rate},
     }
 
@@ -118,11 +122,12 @@ def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") ->
     records: Records = {}
     costs = stage_costs(settings)
     rows = []
-    for name in FLOWS[flow]:
+    stages = stages_of(flow, settings)
+    for name in stages:
         stage = STAGES[name]
-        units = units_of(name, settings)
+        units = units_of(name, settings, records)
         asked = list(units) if units is not None else [None]
-        missing = [source for source in (*stage.inputs, *stage.after) if source not in records]
+        missing = [source for source in (*stage.inputs, *stage.after) if source in stages and source not in records]
         made: dict[Any, StageRecord] = {}
         reasons: list[str] = []
         if missing:

@@ -125,6 +125,7 @@ STAGES: dict[str, Stage] = {
             inputs=("assets", "corpus", "activations", "ridge"),
             libraries=TORCH,
             unit="layer",
+            after=("score",),
             writes="losses of bridge and controls on validation, per document; training curve; ledger; bridge weights",
         ),
         Stage(
@@ -173,10 +174,18 @@ STAGES: dict[str, Stage] = {
             writes="report.html, study.json, figures, tables as CSV",
         ),
         Stage(
+            "metrics",
+            "dihal_core.geometry.metrics.build:build_metrics",
+            reads=(*BACKBONE, "geometry", "metrics", "activations.threads", "compute.device"),
+            inputs=("assets", "corpus", "activations"),
+            libraries=(*TORCH, "scipy"),
+            writes="further metrics of every layer; CKA and shared neighbours of every two layers",
+        ),
+        Stage(
             "locate",
             "dihal_core.reporting.locate:build_locate",
             reads=("",),
-            inputs=("corpus", "activations", "geometry", "score"),
+            inputs=("corpus", "activations", "geometry", "score", "metrics"),
             libraries=("matplotlib", "jinja2"),
             writes="locate.html, locate.json, every subsample as CSV, figures",
         ),
@@ -184,10 +193,9 @@ STAGES: dict[str, Stage] = {
 }
 
 
-LOCATE = ("assets", "corpus", "activations", "geometry", "score", "locate")
 FLOWS: dict[str, tuple[str, ...]] = {
-    "full-study": tuple(name for name in STAGES if name not in LOCATE[-1:]),
-    "locate": LOCATE,
+    "full-study": tuple(name for name in STAGES if name not in ("metrics", "locate")),
+    "locate": ("assets", "corpus", "activations", "geometry", "score", "metrics", "locate"),
 }
 """The stages of each flow, in order. What two flows share they share as stores."""
 

@@ -15,7 +15,7 @@ from dihal_core.errors import ConfigError
 from dihal_core.profiles import backbone_names, load_study, resolve_backbone
 from dihal_core.provenance import package_version
 from dihal_core.requests import Inputs, StageRequest, make_request
-from dihal_core.stages import STAGES
+from dihal_core.stages import FLOWS, STAGES
 from dihal_core.store import StageRecord, dump_json, write_atomically
 
 Records = dict[str, StageRecord | dict[str | int, StageRecord]]
@@ -75,13 +75,36 @@ def pin_settings(settings: StudySettings, ask_hub: bool) -> StudySettings:
     return settings.model_copy(update={"backbone": backbone})
 
 
-def units_of(stage: str, settings: StudySettings) -> tuple[str | int, ...] | None:
-    """Return the units of `stage`, or None where it is one single run."""
+def swept_layers(settings: StudySettings, score: StageRecord | None) -> tuple[int, ...]:
+    """Return the layers that train a bridge; before the score exists, as many candidates as there will be."""
+    candidates = settings.candidate_layers
+    if settings.sweep_layers == "all":
+        return candidates
+    top = 0 if settings.sweep_layers == "none" else int(settings.sweep_layers.removeprefix("top:"))
+    if score is None:
+        return candidates[:top]
+    rows = json.loads((score.path / "score.json").read_bytes())["layers"]
+    rank = {row["layer"]: row["rank"] for row in rows if row["candidate"]}
+    return tuple(layer for layer in candidates if rank[layer] <= top)
+
+
+SWEEPING = ("ridge", "sweep", "agreement")
+
+
+def stages_of(flow: str, settings: StudySettings) -> tuple[str, ...]:
+    """Return the stages of `flow` that these settings need, in order."""
+    return tuple(name for name in FLOWS[flow] if settings.sweep_layers != "none" or name not in SWEEPING)
+
+
+def units_of(
+    stage: str, settings: StudySettings, records: Mapping[str, Any] | None = None
+) -> tuple[str | int, ...] | None:
+    """Return the units of `stage`, or None where it is one single run; `records` are the stages made so far."""
     kind = STAGES[stage].unit
     if kind == "asset":
         return required_assets(settings)
     if kind == "layer":
-        return settings.table_layers if stage == "geometry" else settings.candidate_layers
+        return settings.table_layers if stage == "geometry" else swept_layers(settings, (records or {}).get("score"))
     if kind == "set":
         return ("eval_wiki", "heldout") if settings.corpus.num_eval_wiki else ("heldout",)
     return None
@@ -127,7 +150,10 @@ def request_for(
     failed: Mapping[Any, str] | None = None,
 ) -> StageRequest:
     """Return the request of one unit of `stage`, given the records of the stages before it."""
-    inputs: Inputs = {name: records[name] for name in STAGES[stage].inputs}
+    asked = (
+        STAGES[stage].inputs if stage != "report" else tuple(name for name in STAGES[stage].inputs if name in records)
+    )
+    inputs: Inputs = {name: records[name] for name in asked}  # a report tells what there is
     if stage not in ("corpus",) and isinstance(inputs.get("assets"), dict):
         model = settings.backbone.identifier  # only the corpus reads the text assets
         inputs = {**inputs, "assets": {k: v for k, v in inputs["assets"].items() if k == model}}  # type: ignore[union-attr]

@@ -38,5 +38,6 @@ def locate(
     study.run("activations")
     study.run("geometry")
     study.run("score")
+    study.run("metrics")
     study.run("locate")
     return study.finish("locate")

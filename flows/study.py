@@ -41,9 +41,10 @@ def full_study(
     study.run("geometry")
     study.run("score")
     study.seal()
-    study.run("ridge")
-    study.run("sweep", tolerate_failures=True)
-    study.run("agreement")
+    if study.sweeps:
+        study.run("ridge")
+        study.run("sweep", tolerate_failures=True)
+        study.run("agreement")
     study.run("replace")
     study.run("evaluate")
     study.run("report")

@@ -129,6 +129,12 @@ def _evaluate(_request: StageRequest, record: StageRecord) -> str:
     return f"## Evaluation on {record.unit}\n\n" + artifacts.markdown_evaluation([_data(record, "evaluation.json")])
 
 
+def _metrics(_request: StageRequest, record: StageRecord) -> str:
+    from dihal_core.reporting import artifacts
+
+    return "## Further metrics of every layer\n\n" + artifacts.markdown_metrics(_data(record, "metrics.json"))
+
+
 def _page(_request: StageRequest, record: StageRecord) -> str:
     answer = "\n".join(f"1. {line}" for line in record.counts.get("answer", []))
     page = record.path / PUBLISHED[record.stage][0]
@@ -148,6 +154,7 @@ ARTIFACTS: dict[str, Callable[[StageRequest, StageRecord], str]] = {
     "replace": _replace,
     "evaluate": _evaluate,
     "report": _page,
+    "metrics": _metrics,
     "locate": _page,
 }
 

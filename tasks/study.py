@@ -45,7 +45,7 @@ class StudyRun:
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
         started = time.monotonic()
-        units = units_of(stage, self.settings)
+        units = units_of(stage, self.settings, self.records)
         workers = getattr(self.settings.compute, WORKERS[stage]) if stage in WORKERS else 1
         pending: list[str | int | None] = list(units) if units is not None else [None]
         flying: dict[str | int | None, tuple[StageRequest, StageRecord | None, PrefectFuture[Any]]] = {}
@@ -126,6 +126,11 @@ class StudyRun:
         if not isinstance(value, StageRecord):
             raise ArtifactError(f"stage {stage!r} has one record per {STAGES[stage].unit}; name the unit")
         return value
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether any candidate trains a bridge for the comparison with the score."""
+        return self.settings.sweep_layers != "none"
 
     def seal(self) -> None:
         """Commit the selection before the first bridge is trained."""

@@ -16,6 +16,7 @@ ARTIFACT_CONTENT = {
     "replace": "training curves",
     "evaluate": "final table with intervals",
     "report": "the answer, link to the report",
+    "metrics": "metrics of every layer",
     "locate": "the answer, link to the page",
 }
 

@@ -127,6 +127,12 @@ class Backbone:
             return logits_BTV
         return torch.tanh(logits_BTV / self._softcap) * self._softcap
 
+    @torch.no_grad()
+    def read_out(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return logits_NV of states of any block, through the final norm and the LM head (the logit lens)."""
+        norm = getattr(self._base, self._family.norm)
+        return self.logits(norm(hidden_ND.to(device=self.device, dtype=self.dtype)))
+
     def _move(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         return tokens_BT.to(device=self.device, dtype=torch.long)
 

@@ -48,13 +48,14 @@ def make_arm(name: str, settings: BridgeSettings, frame: Frame, seed: int) -> Ar
 
 @torch.no_grad()
 def _draw_weights(arm: Arm, generator: torch.Generator) -> None:
-    """Draw linear layers anew from `generator`; zero-initialised ones stay zero.
+    """Draw linear and convolutional layers anew from `generator`; those that start at zero or from a file stay.
 
     Constructors draw from torch's global generator, which layers trained side by side share.
     """
     for module in arm.modules():
-        if isinstance(module, nn.Linear) and bool(module.weight.any()):
-            bound = module.in_features**-0.5
+        drawn = isinstance(module, nn.Linear | nn.Conv2d) and not getattr(module, "keeps_weights", False)
+        if drawn and bool(module.weight.any()):
+            bound = module.weight[0].numel() ** -0.5
             for parameter in module.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dihal_core.bridges.context import NORM_EPS
-from dihal_core.config import MlpBridgeSettings
+from dihal_core.config import BridgeBase
 
 HIDDEN_RATIO = 2
 
@@ -35,7 +35,7 @@ class ModulatedBlock(nn.Module):
 class TokenDenoiser(nn.Module):
     """State, condition and context in, correction out; the output layer starts at zero."""
 
-    def __init__(self, settings: MlpBridgeSettings, hidden_size: int):
+    def __init__(self, settings: BridgeBase, hidden_size: int):
         super().__init__()
         D, W, C = hidden_size, settings.width, settings.context_width
         self.state_in = nn.Linear(D, W)

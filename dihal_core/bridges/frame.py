@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dihal_core.bridges.linear import RidgeBase
 from dihal_core.bridges.standardise import Standardiser
+from dihal_core.config import BridgeBase
 
 
 class Frame(nn.Module):
@@ -100,12 +101,28 @@ class BasedArm(Arm):
         """Return the standardised state (B, T, D), float32."""
 
 
+def suffix_weights(settings: BridgeBase) -> dict[str, float]:
+    """Return the weights of the two losses through the upper blocks, beside the mean of the other two."""
+    return {"next_token": settings.next_token_weight, "distillation": settings.distillation_weight}
+
+
 class TrainedArm(BasedArm):
     """An arm with parameters."""
 
     @abc.abstractmethod
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the training objective per state, mean over dimensions, and its time t, both (B, T)."""
+        """Return the training objective per state, mean over dimensions, and its time t, both (B, T).
+
+        A time of NaN marks a state that was not measured and does not count.
+        """
+
+    def one_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the standardised one-step estimate (B, T, D) with gradients, for losses through the upper blocks.
+
+        An arm that denoises only some positions puts the target elsewhere.
+        """
+        sequence_B = torch.arange(len(batch.mask_BT))
+        return self.estimate(batch.condition_BTD, batch.base_BTD, 1, sequence_B, 0)
 
     @abc.abstractmethod
     def objective(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.denoiser import TokenDenoiser
-from dihal_core.bridges.frame import Batch, Frame, TrainedArm
+from dihal_core.bridges.frame import Batch, Frame, TrainedArm, suffix_weights
 from dihal_core.bridges.processes import (
     batch_noise,
     bridge_state,
@@ -88,7 +88,7 @@ class MlpBridge(TrainedArm):
     def objective(self) -> dict[str, float]:
         """Times below one are the diffusion term, t = 1 the reconstruction term."""
         endpoint = self.settings.endpoint_probability
-        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, "next_token": 0.0, "distillation": 0.0}
+        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, **suffix_weights(self.settings)}
 
     def attention_flops(self, positions: int) -> int:
         """Attention of the context transformer."""

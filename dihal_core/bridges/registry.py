@@ -1,13 +1,15 @@
 """Bridge architectures by `kind`: one file and one line each. Contract tests iterate over it."""
 
 from collections.abc import Callable
+from typing import Any
 
 from dihal_core.bridges.frame import Frame, TrainedArm
 from dihal_core.bridges.mlp import MlpBridge
-from dihal_core.config import BridgeSettings, MlpBridgeSettings
+from dihal_core.bridges.unet import UnetBridge
+from dihal_core.config import BridgeSettings
 from dihal_core.errors import ConfigError, nearest
 
-BRIDGES: dict[str, Callable[[MlpBridgeSettings, Frame], TrainedArm]] = {"mlp": MlpBridge}
+BRIDGES: dict[str, Callable[[Any, Frame], TrainedArm]] = {"mlp": MlpBridge, "unet": UnetBridge}
 
 
 def make_bridge(settings: BridgeSettings, frame: Frame) -> TrainedArm:

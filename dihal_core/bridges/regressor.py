@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.denoiser import TokenDenoiser
-from dihal_core.bridges.frame import Arm, BasedArm, Batch, Frame, TrainedArm
-from dihal_core.config import MlpBridgeSettings
+from dihal_core.bridges.frame import Arm, BasedArm, Batch, Frame, TrainedArm, suffix_weights
+from dihal_core.config import BridgeBase
 
 
 class Regressor(TrainedArm):
@@ -23,8 +23,9 @@ class Regressor(TrainedArm):
 
     kind: ClassVar[str] = "regressor"
 
-    def __init__(self, settings: MlpBridgeSettings, frame: Frame):
+    def __init__(self, settings: BridgeBase, frame: Frame):
         super().__init__(frame)
+        self.settings = settings
         self.context = CausalTransformer(
             frame.width, settings.context_width, settings.context_blocks, settings.context_heads
         )
@@ -45,8 +46,8 @@ class Regressor(TrainedArm):
         return error_BT, torch.ones_like(error_BT)
 
     def objective(self) -> dict[str, float]:
-        """Reconstruction alone."""
-        return {"diffusion": 0.0, "reconstruction": 1.0, "next_token": 0.0, "distillation": 0.0}
+        """Reconstruction, and whatever the bridge has through the upper blocks."""
+        return {"diffusion": 0.0, "reconstruction": 1.0, **suffix_weights(self.settings)}
 
     def attention_flops(self, positions: int) -> int:
         """Attention of the transformer."""

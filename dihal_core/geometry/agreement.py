@@ -106,6 +106,7 @@ def compare(
         "losses": blocks,
         "rules": _rules(losses[HEADLINE], selected, num_layers),
         "missing_layers": [layer for layer in candidates if layer not in sweep],
+        "compute_saved": {str(top): max(0.0, 1.0 - top / len(candidates)) for top in TOP},
         "points": [
             {
                 "layer": layer,

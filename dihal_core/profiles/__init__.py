@@ -6,14 +6,14 @@
 import functools
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from dihal_core.config import StudySettings
+from dihal_core.config import BridgeSettings, StudySettings
 from dihal_core.errors import ConfigError, nearest
 
 
@@ -109,9 +109,10 @@ def known_paths(model: type[BaseModel] = StudySettings, prefix: str = "") -> tup
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
         found.append(path)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found.extend(known_paths(field.annotation, f"{path}."))
-    return tuple(found)
+        for part in get_args(field.annotation) or (field.annotation,):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                found.extend(known_paths(part, f"{path}."))
+    return tuple(dict.fromkeys(found))
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -135,11 +136,20 @@ def _apply(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return _merge(data, value)
 
 
+def _one_architecture(bridge: Mapping[str, Any], given: Set[str]) -> dict[str, Any]:
+    """Name the bridge's kind, and drop what a profile set for another kind than the one that was asked for."""
+    kinds = {model.model_fields["kind"].default: model for model in get_args(get_args(BridgeSettings)[0])}
+    kind = bridge.get("kind", "mlp")
+    known = kinds[kind].model_fields if kind in kinds else bridge
+    return {name: value for name, value in {**bridge, "kind": kind}.items() if name in known or name in given}
+
+
 def explain_validation(error: ValidationError) -> str:
     """Turn a pydantic error into sentences that name setting, value and what was accepted."""
     sentences = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
+        place = [str(part) for part in item["loc"]]
+        path = ".".join(place[:1] + place[2:] if place[:1] == ["bridge"] and len(place) > 2 else place)
         got = "" if item["type"] == "value_error" or item["type"] == "missing" else f"{path} = {item['input']!r}: "
         sentences.append(
             f"{got}{item['msg'].removeprefix('Value error, ')}" + (f" ({path})" if not got and path else "")
@@ -167,6 +177,8 @@ def load_study(
         data["seed"] = seed
     for path, value in (overrides or {}).items():
         data = _apply(data, path, value)
+    given = {path.removeprefix("bridge.") for path in overrides or {} if path.startswith("bridge.")}
+    data["bridge"] = _one_architecture(data.get("bridge", {}), given)
     try:
         return StudySettings.model_validate(data)
     except ValidationError as error:

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from dihal_core.reporting.formatting import integer
 from dihal_core.reporting.results import Json, keyed
 from dihal_core.reporting.tables import Table
-from dihal_core.reporting.tables_locate import layer_table, loss_table, predictor_table, rule_table, sweep_table
+from dihal_core.reporting.tables_locate import (
+    layer_table,
+    loss_table,
+    metric_table,
+    predictor_table,
+    rule_table,
+    sweep_table,
+)
 from dihal_core.reporting.tables_study import (
     corpus_table,
     difference_table,
@@ -30,6 +37,11 @@ def _together(*parts: str) -> str:
 def markdown_score_table(score: Json) -> str:
     """Return the layer table with the selected layer in bold, and what was flagged."""
     return _together(_section(layer_table(score)), _notes(score.get("flags", [])))
+
+
+def markdown_metrics(metrics: Json) -> str:
+    """Return the further metrics, a row per layer."""
+    return _section(metric_table(metrics))
 
 
 def markdown_sweep_table(

@@ -17,7 +17,7 @@ from dihal_core.reporting.questions import PAPER_PICKS
 from dihal_core.reporting.report import render_html
 from dihal_core.reporting.results import Json, StudyResults, load_results
 from dihal_core.reporting.tables import Column, Table
-from dihal_core.reporting.tables_locate import layer_table, stability_table, variant_table
+from dihal_core.reporting.tables_locate import layer_table, metric_table, stability_table, variant_table
 from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord
 
@@ -117,17 +117,6 @@ def ranking_table(score: Json) -> Table:
     return Table("ranking", "Candidate layers, best first", columns, tuple(rows), marks)
 
 
-def metric_table(metrics: Json) -> Table:
-    """Return the further metrics of every layer, one column each."""
-    names = list(dict.fromkeys(name for row in metrics["layers"] for name in row if name != "layer"))
-    sources = metrics.get("sources") or {}
-    columns = (
-        Column("layer", "layer", "layer"),
-        *(Column(name, name.replace("_", " "), help=str(sources.get(name, ""))) for name in names),
-    )
-    return Table("metrics", "Further metrics of every layer", columns, tuple(metrics["layers"]))
-
-
 def _pictures(results: StudyResults, score: Json) -> dict[str, Picture]:
     found = [
         Picture(
@@ -143,7 +132,7 @@ def _pictures(results: StudyResults, score: Json) -> dict[str, Picture]:
         ),
     ]  # fmt: skip
     metrics = results.metrics
-    if metrics is not None and metrics.get("cka"):
+    if metrics is not None and metrics["cka"]["matrix"] is not None:
         found.append(
             Picture(
                 "cka", "Similarity of layers",

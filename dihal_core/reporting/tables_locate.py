@@ -70,6 +70,17 @@ def layer_table(score: Json) -> Table:
     return Table("layers", "Geometry of every layer", columns, tuple(rows), tuple(marks))
 
 
+def metric_table(metrics: Json) -> Table:
+    """Return the further metrics of every layer, one column each."""
+    names = list(dict.fromkeys(name for row in metrics["layers"] for name in row if name != "layer"))
+    sources = metrics.get("sources") or {}
+    columns = (
+        Column("layer", "layer", "layer"),
+        *(Column(name, name.replace("_", " "), help=str(sources.get(name, ""))) for name in names),
+    )
+    return Table("metrics", "Further metrics of every layer", columns, tuple(metrics["layers"]))
+
+
 def variant_table(score: Json) -> Table:
     """Return which layer each variant of the score would select."""
     columns = (Column("variant", "variant", "text"), Column("selected", "selects layer", "layer"))

@@ -7,6 +7,7 @@ the layer, on other arms, or on where an interrupted run was resumed.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from dihal_core.training.batches import BatchSource, batch_windows, noise_genera
 from dihal_core.training.budget import Ledger
 from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.optimizers import Optimizers, rate_factor
+from dihal_core.training.suffix import SuffixObjective
 
 Observe = Callable[[], dict[str, dict[str, float]]]
 
@@ -58,6 +60,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     progress: Progress = silent,
     observe: Observe | None = None,
+    suffix: SuffixObjective | None = None,
 ) -> dict[str, Run]:
     """Train `arms` in place and return their ledgers and curves.
 
@@ -77,6 +80,8 @@ def train(
         Where to save and resume.
     observe : callable, optional
         Measures the arms every `checkpoint_steps` steps and at the end: `{arm: {quantity: value}}`.
+    suffix : SuffixObjective, optional
+        Next-token and distillation losses, added to every arm's own.
 
     Raises
     ------
@@ -96,8 +101,9 @@ def train(
         indices = batch_windows(windows, settings.batch_sequences, step, seed)
         batch = source.load(indices, autocast_dtype(settings))
         for name, run in runs.items():
-            loss = _step(run, batch, settings, step, steps, seed, f"{what}, {name}")
-            _record(run, loss, batch, step, steps)
+            extra = None if suffix is None else functools.partial(suffix.loss, run.arm, batch, indices)
+            loss, counted = _step(run, batch, settings, step, steps, seed, f"{what}, {name}", extra)
+            _record(run, loss, counted, batch, step, steps)
         due = (step + 1) % settings.checkpoint_steps == 0
         if observe is not None and (due or step + 1 == steps):
             for name, measured in observe().items():
@@ -114,12 +120,26 @@ def autocast_dtype(settings: TrainingSettings) -> torch.dtype | None:
     return torch.bfloat16 if settings.autocast == "bfloat16" else None
 
 
-def _step(run: Run, batch: Batch, settings: TrainingSettings, step: int, steps: int, seed: int, what: str) -> float:
+def _step(
+    run: Run,
+    batch: Batch,
+    settings: TrainingSettings,
+    step: int,
+    steps: int,
+    seed: int,
+    what: str,
+    extra: Callable[[torch.Generator], Tensor] | None = None,
+) -> tuple[float, int]:
+    """Return the loss and how many states it is the mean of."""
     device = batch.mask_BT.device
     generator = noise_generator(seed, step, device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.autocast == "bfloat16"):
-        error_BT, _ = run.arm.row_errors(batch, generator)
-    loss = error_BT[batch.mask_BT].mean()
+        error_BT, t_BT = run.arm.row_errors(batch, generator)
+        further = None if extra is None else extra(generator)
+    counted_BT = batch.mask_BT & ~t_BT.isnan()
+    loss = error_BT[counted_BT].mean()
+    if further is not None:
+        loss = loss + further
     value = float(loss.detach())
     if not math.isfinite(value):
         raise _diverged("loss", value, step, steps, what)
@@ -127,7 +147,7 @@ def _step(run: Run, batch: Batch, settings: TrainingSettings, step: int, steps: 
     norm = run.optimizers.step(rate_factor(step, steps, settings.warmup_steps))
     if not math.isfinite(norm):
         raise _diverged("gradient norm", norm, step, steps, what)
-    return value
+    return value, int(counted_BT.sum())
 
 
 def _diverged(quantity: str, value: float, step: int, steps: int, what: str) -> NumericsError:
@@ -137,8 +157,8 @@ def _diverged(quantity: str, value: float, step: int, steps: int, what: str) -> 
     )
 
 
-def _record(run: Run, loss: float, batch: Batch, step: int, steps: int) -> None:
-    run.ledger.add_step(int(batch.mask_BT.sum()), batch.mask_BT.numel())
+def _record(run: Run, loss: float, counted: int, batch: Batch, step: int, steps: int) -> None:
+    run.ledger.add_step(counted, batch.mask_BT.numel())
     run.pending.append(loss)
     if (step + 1) % max(1, steps // CURVE_POINTS) == 0 or step + 1 == steps:
         mean = math.fsum(run.pending) / len(run.pending)

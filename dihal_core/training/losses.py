@@ -22,6 +22,7 @@ from dihal_core.bridges.frame import Arm, Batch, TrainedArm
 from dihal_core.progress import Progress, silent
 from dihal_core.seeding import torch_seed
 from dihal_core.training.batches import BatchSource
+from dihal_core.training.suffix import SuffixObjective
 
 BATCH_WINDOWS = 16
 """Windows per validation batch: part of the result's last bits, so it is fixed."""
@@ -120,6 +121,7 @@ def objective_loss(
     windows: np.ndarray,
     seed: int,
     autocast: torch.dtype | None,
+    suffix: SuffixObjective | None = None,
     progress: Progress = silent,
 ) -> float:
     """Return the weighted objective of `arm` on `windows`: the same terms, clip and autocast as in training.
@@ -127,6 +129,7 @@ def objective_loss(
     Times and noise come from their own stream, the same for every arm and layer.
     """
     terms = {"diffusion": [0.0, 0], "reconstruction": [0.0, 0]}
+    through: list[float] = []
     for start in range(0, len(windows), BATCH_WINDOWS):
         progress(start, len(windows), "windows")
         batch: Batch = source.load(windows[start : start + BATCH_WINDOWS], autocast)
@@ -134,13 +137,15 @@ def objective_loss(
         generator = torch.Generator(device=device).manual_seed(torch_seed(seed, "validation noise", start))
         with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
             error_BT, t_BT = arm.row_errors(batch, generator)
+            if suffix is not None:
+                through.append(float(suffix.loss(arm, batch, windows[start : start + BATCH_WINDOWS], generator)))
         for name, chosen_BT in (("diffusion", t_BT < 1), ("reconstruction", t_BT == 1)):
             picked_N = error_BT[batch.mask_BT & chosen_BT]
             terms[name][0] += float(picked_N.sum(dtype=torch.float64))
             terms[name][1] += len(picked_N)
     weights = {name: arm.objective()[name] for name, (_, count) in terms.items() if count}
     total = sum(weights[name] * terms[name][0] / terms[name][1] for name in weights)
-    return total / sum(weights.values())
+    return total / sum(weights.values()) + (sum(through) / len(through) if through else 0.0)
 
 
 def _row_sums(error_ND: Tensor) -> Tensor:

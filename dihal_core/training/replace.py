@@ -32,6 +32,7 @@ from dihal_core.training.results import (
     require_layer,
     trained_arms,
 )
+from dihal_core.training.suffix import SuffixObjective
 from dihal_core.training.targets import RecomputeTargets
 
 RESULT = "replace.json"
@@ -142,5 +143,6 @@ def _train(
         Checkpoints(context.store.path),
         progress,
         observe,
+        SuffixObjective.of(source, layer, settings.bridge),
     )
     return arms, keep_trained(context.store, arms, runs, settings.bridge, layer)

@@ -33,6 +33,7 @@ from dihal_core.training.results import (
     require_layer,
     trained_arms,
 )
+from dihal_core.training.suffix import SuffixObjective
 from dihal_core.training.targets import RecomputeTargets, StoreTargets
 
 RESULT = "sweep.json"
@@ -113,6 +114,7 @@ def _arms(
         f"layer {layer}",
         Checkpoints(context.store.path),
         progress,
+        suffix=SuffixObjective.of(source, layer, settings.bridge),
     )
     return arms, keep_trained(context.store, arms, runs, settings.bridge, layer)
 
@@ -153,7 +155,12 @@ def _measure(
         rows[name] = {**losses, "paper_bridge_loss": None, **trained.ledgers.get(name, nothing)}
     for name, arm in trained_arms(arms).items():
         rows[name]["paper_bridge_loss"] = objective_loss(
-            arm, source, shared.validation, settings.seed, autocast_dtype(settings.sweep.training)
+            arm,
+            source,
+            shared.validation,
+            settings.seed,
+            autocast_dtype(settings.sweep.training),
+            SuffixObjective.of(source, layer, settings.bridge),
         )
     return {
         "layer": layer,

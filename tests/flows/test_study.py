@@ -13,7 +13,7 @@ from dihal_core.planning import plan_study
 from dihal_core.profiles import load_study
 from dihal_core.requests import find
 from dihal_core.runner import ensure
-from dihal_core.stages import STAGES
+from dihal_core.stages import FLOWS
 from dihal_core.store import StageStore
 from dihal_core.study import pin_device, request_for, study_name, units_of
 from flows.study import full_study
@@ -154,7 +154,7 @@ def test_altered_sweep_losses_move_the_observed_best_layer_and_not_the_selection
     assert len(sealed) == 1
     assert sealed[0]["earlier_sweep_stores"] == 0
     records: dict = {}
-    for stage in STAGES:
+    for stage in FLOWS["full-study"]:
         units = units_of(stage, settings)
         if stage in ("agreement", "report"):
             continue
@@ -192,6 +192,28 @@ def test_a_score_made_after_losses_were_known_is_sealed_as_such(copied):
     seals = json.loads((Path(result["folder"]) / "sealed.json").read_bytes())["seals"]
     assert seals[-1]["earlier_sweep_stores"] == 3
     assert "after 3 bridges had been trained" in (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_sweep_of_the_top_layers_trains_those_alone_and_finds_them_cached_later(copied):
+    result, state = run(overrides={"sweep_layers": "top:2"})
+    swept = {name for name in task_states(state) if name.startswith("sweep-")}
+    score = next(json.loads(path.read_bytes()) for path in (copied / "score").glob("*/score.json"))
+    ranked = sorted((row for row in score["layers"] if row["candidate"]), key=lambda row: row["rank"])
+    assert swept == {f"sweep-L{row['layer']:02d}" for row in ranked[:2]}
+    assert {task_states(state)[name] for name in swept} == {"Cached"}  # made by the study of all layers
+    assert result["failed_layers"] == {}
+    agreement = json.loads((Path(result["folder"]) / "study.json").read_bytes())["results"]["agreement"]
+    assert agreement["missing_layers"] == [ranked[2]["layer"]]
+    assert agreement["compute_saved"]["1"] == pytest.approx(2 / 3)
+
+
+def test_a_study_without_a_sweep_trains_the_selected_layer_and_says_what_is_not_known(copied):
+    result, state = run(overrides={"sweep_layers": "none"})
+    names = set(task_states(state))
+    assert not {name for name in names if name.startswith(("sweep-", "ridge", "agreement"))}
+    assert {"score", "replace", "report"} <= names
+    assert len(result["answer"]) >= 4
+    assert "sweep_layers" in (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_parameters_of_the_flow_are_what_schedules_rely_on():
