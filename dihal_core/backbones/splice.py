@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dihal_core.errors import GateError
+
 Visit = Callable[[int, torch.Tensor], None]
 """Called with (layer index, hidden_BTD) as soon as a state exists."""
 
@@ -26,6 +28,12 @@ def shallow_copy(module: nn.Module) -> Any:
 
     Where accelerate wrapped the module's `forward` (a model spread over devices), the copy gets a wrapper of
     its own: the original's is bound to the original, and would run that one whole.
+
+    Raises
+    ------
+    GateError
+        If `forward` was replaced in another way (by a tracing library, say): a copy would silently run the
+        original.
     """
     twin = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
@@ -37,6 +45,11 @@ def shallow_copy(module: nn.Module) -> Any:
         own_forward = types.MethodType(module._old_forward.__func__, twin)
         twin.__dict__["_old_forward"] = own_forward
         twin.__dict__["forward"] = functools.update_wrapper(functools.partial(wrapped.func, twin), own_forward)
+    elif wrapped is not None:
+        raise GateError(
+            f"the forward of {type(module).__name__} was replaced on the object by {wrapped!r:.80}; parts of such a "
+            "model would run the whole of it: load a model that nothing else wraps"
+        )
     return twin
 
 

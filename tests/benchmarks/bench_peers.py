@@ -23,7 +23,7 @@ def with_nnsight(backbone: Backbone) -> Save:
     """Trace the base model (no head) and save the embedding output and every block's output."""
     import nnsight
 
-    traced: Any = nnsight.NNsight(backbone.model.base_model)
+    traced: Any = nnsight.NNsight(copy.deepcopy(backbone.model.base_model))  # it replaces forwards of what it wraps
 
     def save(tokens_BT: torch.Tensor, path: Path) -> None:
         states: list[Any] = []  # outside: the traced block is compiled on its own

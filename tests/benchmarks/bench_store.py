@@ -43,7 +43,7 @@ def make(
 ) -> Any:
     """Create one array as a dump does."""
     return root.create_array(
-        name, shape=shape, chunks=(CHUNK, *shape[1:]), dtype="uint16", serializer=BytesCodec(endian="little"),
+        name, shape=shape, chunks=(min(CHUNK, shape[0]), *shape[1:]), dtype="uint16", serializer=BytesCodec(endian="little"),
         compressors=compressors(codec), fill_value=0,
     )  # fmt: skip
 

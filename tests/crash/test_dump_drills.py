@@ -46,6 +46,7 @@ def test_fifty_kills_and_harmed_chunks_change_no_byte_and_redo_one_unit_at_most(
     assert found["harmed"] > 0
 
 
+@pytest.mark.slow  # where no tmpfs can be mounted, this is the full disk
 def test_a_file_that_may_not_grow_stops_the_dump_and_a_rerun_finishes_it(tmp_path):
     limited = [sys.executable, DUMP, tmp_path / "limited", "limit", "5500"]
     done = subprocess.run(limited, env=ONE_THREAD, capture_output=True, text=True, timeout=120)

@@ -2,12 +2,14 @@
 
 import threading
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from dihal_core.backbones.backbone import Backbone
 from dihal_core.backbones.registry import family_of
 from dihal_core.backbones.splice import take_prefix, take_suffix
+from dihal_core.errors import GateError
 
 
 def gemma(layers: int = 7) -> Backbone:
@@ -101,3 +103,11 @@ def test_a_prefix_runs_no_block_after_its_layer():
     backbone.prefix(tokens(), 3)
     backbone.collect(tokens(), [0, 1])
     assert ran == [1, 2, 3, 1]
+
+
+def test_a_model_whose_forward_something_else_replaced_is_refused():
+    backbone = gemma()
+    block = backbone.model.base_model.layers[1]
+    block.forward = lambda *arguments, **named: type(block).forward(block, *arguments, **named)
+    with pytest.raises(GateError, match="the forward of Gemma3DecoderLayer was replaced"):
+        backbone.collect(tokens(), [0, 2])
