@@ -97,7 +97,7 @@ def _random(backbone: BackboneSettings, seed: int) -> nn.Module:
             f"a random {backbone.model_type} cannot be built from backbone.config_overrides "
             f"{backbone.config_overrides} ({_last_line(error)}); correct the overrides"
         ) from error
-    return model.to(_dtype(backbone))
+    return _cast_weights(model, _dtype(backbone))
 
 
 def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -> nn.Module:
@@ -129,7 +129,7 @@ def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -
             )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return model.to(_dtype(backbone))
+    return _cast_weights(model, _dtype(backbone))
 
 
 @contextlib.contextmanager
@@ -174,6 +174,16 @@ def _check_shapes(model: Any, backbone: BackboneSettings) -> None:
 
 def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["no details"])[-1].strip()[:300]
+
+
+def _cast_weights(model: Any, dtype: torch.dtype) -> Any:
+    """Cast parameters and leave buffers alone: rotary frequencies stay float32, as transformers keeps them.
+
+    Rounded to bfloat16 (2^-9) they would turn position 500 by up to a radian.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def _dtype(backbone: BackboneSettings) -> torch.dtype:

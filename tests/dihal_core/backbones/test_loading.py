@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from dihal_core.backbones.loading import forget_backbones, load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
@@ -33,6 +34,18 @@ def test_random_weights_follow_the_seed_alone_and_leave_the_global_stream_alone(
     torch.manual_seed(1)
     load_backbone(settings(identifier="other"), {}, seed=5)
     assert torch.equal(torch.rand(1), drawn)
+
+
+def test_a_bfloat16_backbone_is_the_model_that_transformers_loads(tmp_path):
+    """Rotary frequencies stay float32: casting the whole module would round them too."""
+    load_backbone(settings(), {}, seed=5).model.save_pretrained(tmp_path)
+    ours = load_backbone(settings(source="folder", identifier=str(tmp_path), dtype="bfloat16"), {})
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    tokens_BT = torch.arange(40).repeat(2, 1)
+    assert ours.dtype == torch.bfloat16
+    assert ours.model.model.rotary_emb.inv_freq.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(ours.logits(ours.final(tokens_BT)), theirs(tokens_BT).logits)
 
 
 def test_one_process_loads_a_backbone_once():
