@@ -63,7 +63,9 @@ def run_geometry(arguments: argparse.Namespace) -> int:
     try:
         found = score_layers(x, pairs_M2, settings, num_pairs=arguments.num_pairs, seed=arguments.seed).to_json()
     except MemoryError as error:
-        raise ResourceError(f"{arguments.file} does not fit into memory ({error}); pass fewer rows or layers") from error
+        raise ResourceError(
+            f"{arguments.file} does not fit into memory ({error}); pass fewer rows or layers"
+        ) from error
     print(json.dumps(found, indent=1, allow_nan=False) if arguments.json else _table(found))
     return 0
 
