@@ -227,8 +227,14 @@ def _top_of_triangle(covariance_DD: np.ndarray, start_D: np.ndarray) -> tuple[fl
 
 
 def _submatrix(gram_NN: np.ndarray, index_n: np.ndarray) -> np.ndarray:
-    out_nn = np.empty((len(index_n), len(index_n)))
-    for first in range(0, len(index_n), 128):
-        wide_BN = np.take(gram_NN, index_n[first : first + 128], axis=0, mode="clip")
-        np.take(wide_BN, index_n, axis=1, out=out_nn[first : first + 128], mode="clip")
+    total, n = len(gram_NN), len(index_n)
+    out_nn = np.empty((n, n))
+    for first in range(0, n, 128):
+        block = slice(first, first + 128)
+        if 8 * n < total:  # few entries of each row: one by one is cheaper than whole rows
+            flat_Bn = index_n[block, None].astype(np.int64) * total + index_n
+            np.take(gram_NN.reshape(-1), flat_Bn, out=out_nn[block], mode="clip")
+        else:
+            wide_BN = np.take(gram_NN, index_n[block], axis=0, mode="clip")
+            np.take(wide_BN, index_n, axis=1, out=out_nn[block], mode="clip")
     return out_nn

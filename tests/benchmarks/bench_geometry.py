@@ -2,7 +2,7 @@
 
 One run, routes in turn, medians, ratios; the results of the routes are compared before they are timed.
 
-    python tests/benchmarks/bench_geometry.py [--threads 2] [--seconds 230] [--out tests/benchmarks/RESULTS.md]
+    python tests/benchmarks/bench_geometry.py [--threads 2] [--rounds 1] [--out tests/benchmarks/RESULTS.md]
 
 The straightforward route is NumPy, SciPy and scikit-learn as one would write it: `NearestNeighbors`, a
 singular value decomposition of each neighbourhood, `np.cov`, `eigvalsh`, `solve` with the pairs' differences
@@ -11,6 +11,7 @@ neighbourhood, timed on a few points and extrapolated; it is how the definition 
 """
 
 import argparse
+import os
 import platform
 import statistics
 import time
@@ -67,29 +68,26 @@ def from_covariance(x_ND: np.ndarray, pairs_M2: np.ndarray) -> dict[str, float]:
     return found
 
 
-def covariance_per_point(x_ND: np.ndarray, points: int) -> float:
-    """Seconds of one point's d x d covariance and its largest eigenvalue."""
-    started = time.perf_counter()
+def covariance_per_point(x_ND: np.ndarray, points: int) -> None:
+    """The d x d covariance of a neighbourhood and its largest eigenvalue, for a few points."""
     for row in range(points):
         np.linalg.eigvalsh(np.cov(x_ND[row : row + SETTINGS.k + 1].astype(np.float64), rowvar=False))
-    return (time.perf_counter() - started) / points
 
 
 def seconds(work: Callable[[], object]) -> float:
     """Wall seconds of one call."""
-    started = time.perf_counter()
+    return both_clocks(work)[0]
+
+
+def both_clocks(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of one call; other programs on the machine lengthen the first much more."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def gemm_rate(size: int, depth: int) -> float:
-    """GFLOP/s of one float64 matrix product."""
-    left, right = np.random.default_rng(1).standard_normal((2, size, depth))
-    return 2.0 * size * size * depth / seconds(lambda: left @ right.T) / 1e9
-
-
-def compare(d: int, rounds: int, points: int, deadline: float) -> dict[str, float]:
-    """Time all routes at one width, in turn."""
+def compare(d: int, rounds: int, points: int) -> dict[str, float]:
+    """Time all routes at one width, in turn; keys ending in `_cpu` are CPU seconds."""
     x_ND = hidden_states(POOL, d)
     rng = np.random.default_rng(2)
     pairs_M2 = distinct_pairs(ROWS, PAIRS, rng)
@@ -97,17 +95,16 @@ def compare(d: int, rounds: int, points: int, deadline: float) -> dict[str, floa
     ours = measure(part_ND, pairs_M2, SETTINGS)
     rows = [np.sort(rng.choice(POOL, ROWS, replace=False)) for _ in range(2)]
     small = [(part[:SMALL], distinct_pairs(SMALL, PAIRS, rng)) for part in rows]
-    pool_once = seconds(lambda: GramPool(x_ND, SETTINGS, ROWS))
-    pool = GramPool(x_ND, SETTINGS, ROWS)
-    took: dict[str, list[float]] = {}
+    pools: list[GramPool] = []
+    pool_once = seconds(lambda: pools.append(GramPool(x_ND, SETTINGS, ROWS)))
+    pool = pools[0]
+    took: dict[str, list[tuple[float, float]]] = {}
     plain: dict[str, float] = {}
 
     def clock(name: str, work: Callable[[], object], times: int = 1) -> None:
-        took.setdefault(name, []).extend(seconds(work) for _ in range(times))
+        took.setdefault(name, []).extend(both_clocks(work) for _ in range(times))
 
-    for turn in range(rounds):
-        if turn and time.perf_counter() > deadline:
-            break
+    for _ in range(rounds):
         for part in rows:
             clock("ours", lambda: measure(part_ND, pairs_M2, SETTINGS))
             clock("pool", lambda part=part: measure_sample(pool.sample(pairs_M2, part), SETTINGS))
@@ -116,53 +113,59 @@ def compare(d: int, rounds: int, points: int, deadline: float) -> dict[str, floa
             clock("small_pool", lambda p=part, pairs=pairs: measure_sample(pool.sample(pairs, p), SETTINGS), 3)
         clock("local", lambda: plain.update(local_curvature(part64_ND)))
         clock("global", lambda: plain.update(from_covariance(part64_ND, pairs_M2)))
-        took.setdefault("point", []).append(covariance_per_point(part_ND, points))
-    middle = {name: statistics.median(values) for name, values in took.items()}
-    return {
-        **middle,
-        "d": d,
-        "straightforward": middle["local"] + middle["global"],
-        "per_point": middle["global"] + ROWS * middle["point"],
-        "pool_once": pool_once,
-        "difference": max(abs(ours.row()[name] / value - 1.0) for name, value in plain.items()),
-    }
+        clock("point", lambda: covariance_per_point(part_ND, points))
+    found: dict[str, float] = {"d": d, "pool_once": pool_once}
+    for suffix, which in (("", 0), ("_cpu", 1)):
+        middle = {name: statistics.median(pair[which] for pair in pairs) for name, pairs in took.items()}
+        found |= {f"{name}{suffix}": value for name, value in middle.items()}
+        found[f"straightforward{suffix}"] = middle["local"] + middle["global"]
+        found[f"per_point{suffix}"] = middle["global"] + ROWS * middle["point"] / points
+    found["difference"] = max(abs(ours.row()[name] / value - 1.0) for name, value in plain.items())
+    return found
 
 
-def products(d: int, repeats: int = 5) -> tuple[float, float]:
-    """Best rate of our product at one width and of a GEMM of that size, GFLOP/s, in turn."""
+def products(d: int, threads: int, repeats: int = 3) -> tuple[float, float]:
+    """Best rate of our product at one width and of a GEMM, GFLOP/s by CPU seconds over threads, in turn."""
     x_ND = hidden_states(ROWS, d).astype(np.float64)
+    square = np.random.default_rng(1).standard_normal((2, 2000, 2000))
     ours, peak = [], []
     for _ in range(repeats):
-        peak.append(gemm_rate(2500, 2500))
+        peak.append(2.0 * 2000**3 / both_clocks(lambda: square[0] @ square[1])[1])
         if d < ROWS:
-            ours.append(ROWS * d * d / seconds(lambda: syrk_columns(x_ND)) / 1e9)
+            ours.append(ROWS * d * d / both_clocks(lambda: syrk_columns(x_ND))[1])
         else:
-            ours.append(ROWS * ROWS * d / seconds(lambda: x_ND @ x_ND.T) / 1e9)
-    return max(ours), max(peak)
+            ours.append(ROWS * ROWS * d / both_clocks(lambda: x_ND @ x_ND.T)[1])
+    return max(ours) * threads / 1e9, max(peak) * threads / 1e9
+
+
+def _ratio(found: dict[str, float], slow: str, fast: str) -> str:
+    return f"**{found[slow] / found[fast]:,.3g}x** ({found[f'{slow}_cpu'] / found[f'{fast}_cpu']:,.3g}x)"
 
 
 def table(results: list[dict[str, float]], rates: dict[int, tuple[float, float]], threads: int) -> str:
     """Markdown section."""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     lines = [
-        f"float64, {threads} BLAS threads, NumPy {np.__version__}, {platform.machine()}; n = {ROWS}, {PAIRS:,} pairs, k = "
-        f"{SETTINGS.k}, both ridges; pool of {POOL:,} rows. Medians of turns taken one after another in one run.",
+        f"float64, {threads} BLAS threads, NumPy {np.__version__}, {platform.machine()}, {os.cpu_count()} cores, load "
+        f"averages at the end {load}; n = {ROWS}, {PAIRS:,} pairs, k = {SETTINGS.k}, both ridges; pool of {POOL:,} rows. "
+        "Medians of wall seconds of turns taken one after another in one run; ratios of CPU seconds in brackets.",
         "",
-        "| d | ours, alone | straightforward | ratio | d x d per point | ratio | subsample of a pool | ours / pool |"
+        "| d | ours, alone | straightforward | ratio | d x d per point | ratio | subsample of a pool | alone / pool |"
         " pool, once | largest difference |",
         "|--|--|--|--|--|--|--|--|--|--|",
     ]
     for found in results:
         lines.append(
             f"| {found['d']:.0f} | {found['ours']:.3f} s | {found['straightforward']:.2f} s | "
-            f"**{found['straightforward'] / found['ours']:.1f}x** | {found['per_point']:,.0f} s | "
-            f"**{found['per_point'] / found['ours']:,.0f}x** | {found['pool']:.3f} s | "
-            f"**{found['ours'] / found['pool']:.1f}x** | {found['pool_once']:.1f} s | {found['difference']:.0e} |"
+            f"{_ratio(found, 'straightforward', 'ours')} | {found['per_point']:,.0f} s | "
+            f"{_ratio(found, 'per_point', 'ours')} | {found['pool']:.3f} s | {_ratio(found, 'ours', 'pool')} | "
+            f"{found['pool_once']:.1f} s | {found['difference']:.0e} |"
         )
     lines += ["", f"| d | {SMALL} rows, alone | subsample of the pool | ratio |", "|--|--|--|--|"]
     for found in results:
         lines.append(
             f"| {found['d']:.0f} | {1e3 * found['small']:.0f} ms | {1e3 * found['small_pool']:.0f} ms | "
-            f"{found['small'] / found['small_pool']:.1f}x |"
+            f"{_ratio(found, 'small', 'small_pool')} |"
         )
     lines += ["", "| product | GFLOP/s | share of the GEMM rate measured in turn |", "|--|--|--|"]
     for d, (rate, peak) in rates.items():
@@ -183,20 +186,21 @@ def write(path: Path, section: str) -> None:
 
 
 def main() -> None:
-    """Run, print, and write the section if asked."""
+    """Run, print, and write the section if asked; a width that is done is written at once."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=150, help="no further round is begun after this")
+    parser.add_argument("--rounds", type=int, default=1, help="turns at d = 4096; three times as many at d = 576")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    deadline = time.perf_counter() + arguments.seconds
+    results: list[dict[str, float]] = []
     with blas_threads(arguments.threads):
-        rates = {d: products(d) for d in (576, 4096)}
-        results = [compare(576, 5, 20, deadline), compare(4096, 2, 1, deadline)]
-    section = table(results, rates, arguments.threads)
+        rates = {d: products(d, arguments.threads) for d in (576, 4096)}
+        for d, rounds, points in ((576, 3 * arguments.rounds, 20), (4096, arguments.rounds, 1)):
+            results.append(compare(d, rounds, points))
+            section = table(results, rates, arguments.threads)
+            if arguments.out:
+                write(arguments.out, section)
     print(section)
-    if arguments.out:
-        write(arguments.out, section)
 
 
 if __name__ == "__main__":

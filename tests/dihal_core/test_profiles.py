@@ -58,6 +58,8 @@ def test_quickstart_runs_the_papers_geometry_protocol():
         ({"overrides": {"score.first_layer": 29}}, "one candidate layer"),
         ({"overrides": {"geometry.k": 0}}, "geometry.k = 0"),
         ({"overrides": {"geometry.eps": float("nan")}}, "geometry.eps"),
+        ({"overrides": {"activations.token_policy": "last"}}, "token_policy last gives one row per window"),
+        ({"overrides": {"geometry.metric": "manhattan"}}, "geometry.metric = 'manhattan'"),
         ({"overrides": {"geometry.large_size": 9000}}, "exceeds the pool of 8000 rows"),
         ({"overrides": {"sweep.num_sequences": 7000}}, "sweep.num_sequences 7000 exceeds corpus.num_sequences 6000"),
         ({"overrides": {"seed": -1}}, "seed = -1"),

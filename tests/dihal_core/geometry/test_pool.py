@@ -5,7 +5,7 @@ import pytest
 
 from dihal_core.config import GeometrySettings, ProxySettings
 from dihal_core.errors import NumericsError
-from dihal_core.geometry.pool import GramPool
+from dihal_core.geometry.pool import GramPool, _submatrix
 from dihal_core.geometry.proxies import measure, measure_sample
 
 SETTINGS = GeometrySettings(k=5)
@@ -46,6 +46,13 @@ def test_the_large_case_uses_neighbour_lists_and_the_small_one_searches_directly
     assert shared.lists_NK is not None
     assert shared._lists_serve(300)
     assert not shared._lists_serve(60)
+
+
+@pytest.mark.parametrize("size", [20, 300])
+def test_few_and_many_entries_are_gathered_alike(size):
+    gram_NN = np.random.default_rng(0).standard_normal((400, 400))
+    rows_n = np.random.default_rng(1).permutation(400)[:size]
+    assert np.array_equal(_submatrix(gram_NN, rows_n), gram_NN[np.ix_(rows_n, rows_n)])
 
 
 def test_a_subsample_does_not_depend_on_what_was_measured_before(all_pairs):

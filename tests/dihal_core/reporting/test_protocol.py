@@ -33,6 +33,14 @@ def test_a_capped_epoch_is_smaller_than_an_epoch():
     assert "at most 10 steps" in row["study"]
 
 
+def test_the_open_choices_of_the_geometry_are_said_as_they_were_made():
+    chosen = {"activations.token_policy": "mean", "geometry.ridge": "relative"}
+    settings = load_study("paper-qwen3-8b", overrides=chosen).model_dump(mode="json")
+    rows = {row["item"]: row["study"] for row in protocol_table(settings).rows}
+    assert rows["an example is"] == "the mean state of a window, first 4 positions left out"
+    assert rows["neighbours k, ridge eps"] == "k = 10, eps = 0.01 x total variance / dimensions"
+
+
 def test_every_setting_is_listed_with_value_and_origin():
     settings = load_study("quickstart")
     rows = {row["setting"]: row for row in settings_table(settings.model_dump(mode="json")).rows}
