@@ -40,14 +40,14 @@ def test_what_a_stage_does_not_read_does_not_change_its_key(tmp_path):
         assert sweep_request(tmp_path, **{name: value}).key == plain, name
 
 
-def test_a_changed_figure_setting_changes_the_report_alone(tmp_path):
+def test_a_changed_figure_setting_changes_the_pages_alone(tmp_path):
     one, two = load_study("smoke"), load_study("smoke", overrides={"report.figure_dpi": 50})
     changed = [
         name
         for name in STAGES
         if make_request(name, one, {}, tmp_path).key != make_request(name, two, {}, tmp_path).key
     ]
-    assert changed == ["report"]
+    assert changed == ["report", "locate"]
 
 
 def test_a_changed_bridge_budget_changes_the_sweep_and_neither_dump_nor_geometry(tmp_path):
@@ -58,7 +58,7 @@ def test_a_changed_bridge_budget_changes_the_sweep_and_neither_dump_nor_geometry
         if make_request(name, one, {}, tmp_path).key != make_request(name, two, {}, tmp_path).key
     }
     assert "sweep" in changed
-    assert changed <= {"sweep", "report"}
+    assert changed <= {"sweep", "report", "locate"}  # pages show every setting
 
 
 def test_why_names_the_setting_the_input_and_the_code_that_changed(tmp_path):

@@ -6,10 +6,16 @@ import torch
 from dihal_core.bridges.causality import random_arm
 from dihal_core.bridges.registry import BRIDGES
 from dihal_core.bridges.streams import RecomputeStream, Slots, TokenwiseStream, open_stream
-from dihal_core.config import MlpBridgeSettings
+from dihal_core.config import MlpBridgeSettings, UnetBridgeSettings
 
 D = 24
-SETTINGS = {"mlp": MlpBridgeSettings(width=32, blocks=2, context_width=32, context_blocks=2, context_heads=4)}
+SETTINGS = {
+    "mlp": MlpBridgeSettings(width=32, blocks=2, context_width=32, context_blocks=2, context_heads=4),
+    "unet": UnetBridgeSettings(
+        width=16, context_width=16, context_heads=2, latent_channels=2, latent_side=2, block_channels=(8,),
+        layers_per_block=1, attention_heads=2, norm_groups=4, cross_attention_width=8, context_tokens=3,
+    ),
+}  # fmt: skip
 ARMS = [*((kind, "bridge") for kind in BRIDGES), ("mlp", "regressor"), ("mlp", "ridge"), ("mlp", "skip")]
 every_arm = pytest.mark.parametrize(("kind", "name"), ARMS, ids=lambda value: value)
 

@@ -12,7 +12,7 @@ from dihal_core.backbones.registry import family_of
 from dihal_core.backbones.splice import take_prefix
 from dihal_core.bridges.causality import random_arm
 from dihal_core.bridges.frame import Arm, Frame
-from dihal_core.config import BackboneSettings, MlpBridgeSettings
+from dihal_core.config import BackboneSettings, MlpBridgeSettings, UnetBridgeSettings
 from dihal_core.hybrid.assemble import Tokens, assemble
 from dihal_core.hybrid.causal_lm import DiHALForCausalLM
 
@@ -23,7 +23,13 @@ FAMILIES = {
     "gemma3_text": {**HEADS, "sliding_window": 5, "head_dim": 8, "final_logit_softcapping": 20.0},
     "gpt2": {"n_head": 4, "n_positions": 64},
 }
-BRIDGE = {"mlp": MlpBridgeSettings(width=16, blocks=1, context_width=16, context_blocks=2, context_heads=2)}
+BRIDGE = {
+    "mlp": MlpBridgeSettings(width=16, blocks=1, context_width=16, context_blocks=2, context_heads=2),
+    "unet": UnetBridgeSettings(
+        width=16, context_width=16, context_heads=2, latent_channels=2, latent_side=2, block_channels=(8,),
+        layers_per_block=1, attention_heads=2, norm_groups=4, cross_attention_width=8, context_tokens=3,
+    ),
+}  # fmt: skip
 """Small settings by kind; a new bridge adds a line."""
 
 
