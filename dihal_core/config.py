@@ -412,6 +412,12 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (ours).")
     gradient_clip: float = Field(1.0, gt=0, description="Global norm (ours).")
     autocast: Literal["bfloat16", "float32"] = Field("bfloat16", description="Forward dtype of the bridge (ours).")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of an exponential average of the weights, kept at the end; null: none (ours).",
+    )
     checkpoint_steps: int = Field(50, ge=1, description="Steps between checkpoints.")
 
 

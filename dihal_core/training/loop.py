@@ -45,6 +45,8 @@ class Run:
     """Losses since the last point of the curve."""
     observations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """What `observe` measured on the way."""
+    average: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Exponential average of the weights by name; empty without `ema_decay`."""
 
 
 LISTS = ("curve", "pending", "observations")
@@ -95,6 +97,9 @@ def train(
         name: Run(arm.requires_grad_(True), Optimizers(arm, settings), Ledger.of(arm, positions, iterations))
         for name, arm in arms.items()
     }
+    if settings.ema_decay is not None:
+        for run in runs.values():
+            run.average = {name: weight.detach().clone() for name, weight in run.arm.named_parameters()}
     first = _resume(runs, checkpoints)
     for step in range(first, steps):
         progress(step, steps, "steps")
@@ -104,15 +109,27 @@ def train(
             extra = None if suffix is None else functools.partial(suffix.loss, run.arm, batch, indices)
             loss, counted = _step(run, batch, settings, step, steps, seed, f"{what}, {name}", extra)
             _record(run, loss, counted, batch, step, steps)
+            _follow(run, settings.ema_decay, step)
         due = (step + 1) % settings.checkpoint_steps == 0
         if observe is not None and (due or step + 1 == steps):
             for name, measured in observe().items():
                 runs[name].observations.append({"step": step + 1, **measured})
         if checkpoints is not None and due and step + 1 < steps:
             _save(runs, checkpoints, step + 1)
-    for arm in arms.values():
+    for name, arm in arms.items():
         arm.requires_grad_(False)
+        for key, weight in arm.named_parameters():
+            weight.copy_(runs[name].average.get(key, weight))
     return runs
+
+
+@torch.no_grad()
+def _follow(run: Run, decay: float | None, step: int) -> None:
+    """Move the average towards the weights; early steps weigh more, so that the random start is forgotten."""
+    if decay is not None:
+        share = 1 - min(decay, (1 + step) / (10 + step))
+        for name, weight in run.arm.named_parameters():
+            run.average[name].lerp_(weight.detach(), share)
 
 
 def autocast_dtype(settings: TrainingSettings) -> torch.dtype | None:
@@ -172,6 +189,7 @@ def _save(runs: dict[str, Run], checkpoints: Checkpoints, done: int) -> None:
     for name, run in runs.items():
         tensors |= {f"{name}/weights/{key}": value for key, value in own_state(run.arm).items()}
         tensors |= {f"{name}/optimizer/{key}": value for key, value in run.optimizers.state().items()}
+        tensors |= {f"{name}/average/{key}": value for key, value in run.average.items()}
         facts["runs"][name] = {"ledger": dataclasses.asdict(run.ledger)}
         facts["runs"][name] |= {part: getattr(run, part) for part in LISTS}
     checkpoints.save(tensors, facts)
@@ -187,6 +205,7 @@ def _resume(runs: dict[str, Run], checkpoints: Checkpoints | None) -> int:
         weights = _under(tensors, f"{name}/weights/")
         run.arm.load_state_dict({**run.arm.state_dict(), **weights})
         run.optimizers.load(_under(tensors, f"{name}/optimizer/"))
+        run.average = _under(tensors, f"{name}/average/")
         saved = facts["runs"][name]
         run.ledger = Ledger(**saved["ledger"])
         for part in LISTS:

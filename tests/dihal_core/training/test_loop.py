@@ -21,11 +21,11 @@ def assert_equal_bits(one, other):
         assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize(("optimizer", "ema_decay"), [("muon", None), ("adamw", None), ("adamw", 0.9)])
 @pytest.mark.parametrize("stop", [1, 3, 4, 7, 9])
-def test_resumed_equals_uninterrupted(make_arms, source, training, tmp_path, stop_at, optimizer, stop):
+def test_resumed_equals_uninterrupted(make_arms, source, training, tmp_path, stop_at, optimizer, ema_decay, stop):
     Stopped, listener = stop_at
-    settings = training.model_copy(update={"optimizer": optimizer})
+    settings = training.model_copy(update={"optimizer": optimizer, "ema_decay": ema_decay})
 
     def run(folder, **more):
         arms = make_arms("bridge", "regressor")
@@ -49,6 +49,20 @@ def test_an_arm_trains_the_same_alone_and_beside_another(make_arms, source, trai
     train(together, source, TRAIN, training, 0, "layer 2")
     train(alone, source, TRAIN, training, 0, "layer 2")
     assert_equal_bits(weights(alone), {k: v for k, v in weights(together).items() if k.startswith("regressor")})
+
+
+def test_the_kept_weights_are_the_average_over_the_steps(make_arms, source, training):
+    plain, averaged = make_arms("bridge"), make_arms("bridge")
+    weight, visited = plain["bridge"].denoiser.out.weight, []
+    train(plain, source, TRAIN, training, 0, "x", progress=lambda *_: visited.append(weight.detach().clone()))
+    visited.append(weight.detach().clone())
+    expected = visited[0]
+    for step, after in enumerate(visited[1:]):
+        share = min(0.15, (1 + step) / (10 + step))
+        expected = share * expected + (1 - share) * after
+    train(averaged, source, TRAIN, training.model_copy(update={"ema_decay": 0.15}), 0, "x")
+    assert torch.allclose(averaged["bridge"].denoiser.out.weight, expected, atol=1e-7)
+    assert not torch.allclose(averaged["bridge"].denoiser.out.weight, weight, atol=1e-7)
 
 
 def test_another_seed_trains_another_model(make_arms, source, training):
