@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 STAGES = ("activations", "geometry", "sweep", "replace")
-SAVED = {"activations": 3, "geometry": 20, "sweep": 2, "replace": 3}
+SAVED = {"activations": 3, "geometry": 20, "sweep": 2, "replace": 1}
 """Commit records and checkpoints to wait for before the kill: the middle of a stage, not its first moment."""
 PATIENCE_SECONDS = 1800
 
