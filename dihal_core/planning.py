@@ -5,6 +5,7 @@ them. They are for planning; the study prints its own ledger of what really happ
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from dihal_core.activations.amount import describe_amount, dump_bytes, require_confirmed
 from dihal_core.backbones.identity import backbone_identity
 from dihal_core.bridges.sizes import bridge_size
-from dihal_core.config import BackboneSettings, StudySettings
+from dihal_core.config import BackboneSettings, StudySettings, UnetBridgeSettings
 from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, in_bytes, reading_cost
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
@@ -27,7 +28,7 @@ GPU_FLOPS = 790e12 * 0.40
 CPU_FLOPS = 0.55e12
 """Assumed: two cores with bf16 vector instructions (a 135M model forwarded 2,000 to 3,000 tokens a second)."""
 GEOMETRY_CPU_FLOPS = 60e9
-"""Assumed: float64 on two CPU cores, decompositions included; the geometry runs on the CPU everywhere."""
+"""Assumed: float64 on two CPU cores, decompositions included; also where geometry.backend=torch-cuda would be faster."""
 ASSET_BYTES = {"model": 100e6, "text": 46e6}
 
 
@@ -36,6 +37,16 @@ def _training_tokens(settings: StudySettings, section: Any, fraction: float) -> 
     full = section.num_sequences * fraction * training.epochs
     steps = min(full / training.batch_sequences, training.max_steps or float("inf"))
     return steps * training.batch_sequences * window
+
+
+def _hub_bytes(settings: StudySettings) -> float:
+    """Weights that come from the hub at the first load: backbone in 16 bits, UNet and VAE of SD v1.5 in 32."""
+    total = 2.0 * settings.backbone.num_parameters if settings.backbone.source == "hub" else 0.0
+    bridge = settings.bridge
+    if isinstance(bridge, UnetBridgeSettings):
+        for source, size in ((bridge.unet, 3.44e9), (bridge.vae, 0.335e9)):
+            total += size if source not in (None, "random") and not Path(str(source)).exists() else 0.0
+    return total
 
 
 def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
@@ -79,7 +90,12 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "download": reading["download"],
             "seconds": reading["seconds"],
         },
-        "gates": {"bytes": 1e4, "flops": 4 * window * per_token * (depth / 2 + 2), "rate": rate},
+        "gates": {
+            "download": _hub_bytes(settings),
+            "bytes": 1e4,
+            "flops": 4 * window * per_token * (depth / 2 + 2),
+            "rate": rate,
+        },
         "activations": {
             "bytes": sum(dump_bytes(settings).values()),
             "flops": acts.num_sequences * window * per_token,
@@ -196,10 +212,14 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
         else "two cores with bf16 vector instructions at 0.55 TFLOP/s (geometry 60 GFLOP/s float64)"
     )
     if settings.activations.store_everything:
-        lines.append(
-            f"activations.store_everything writes {describe_amount(dump_bytes(settings))}; confirmed with "
-            f"compute.confirm_gigabytes: {settings.compute.confirm_gigabytes:g} GB"
+        needed = sum(dump_bytes(settings).values()) / 1e9
+        given = settings.compute.confirm_gigabytes
+        verdict = (
+            f"confirmed by compute.confirm_gigabytes={given:g}"
+            if given >= needed
+            else f"refused until compute.confirm_gigabytes={math.ceil(needed)} confirms it (now {given:g})"
         )
+        lines.append(f"activations.store_everything writes {describe_amount(dump_bytes(settings))}; {verdict}")
     lines.append(f"Hours are arithmetic at assumed rates: {rate}, downloads at 50 MB/s. Nothing was fetched or run.")
     return "\n".join([*lines, *describe_reading(settings)])
 

@@ -252,7 +252,10 @@ class StageStore:
         found = {}
         for path in sorted((self.path / "commits").glob("*.json")):
             try:
-                found[path.stem] = json.loads(path.read_bytes())
+                payload = json.loads(path.read_bytes())
+                if not isinstance(payload, dict):
+                    raise ValueError("not an object")
+                found[path.stem] = payload
             except FileNotFoundError:
                 continue  # withdrawn by another process
             except ValueError:

@@ -24,11 +24,23 @@ def add_arguments(commands: Any, parser_class: type[argparse.ArgumentParser]) ->
     inspect.add_argument("--ids", action="store_true", help="print the id of every accepted document")
     inspect.add_argument(
         "--max-damaged",
-        type=float,
+        type=_share,
         default=0.01,
         metavar="SHARE",
         help="share of damaged lines allowed (default: 0.01)",
     )
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:  # NaN fails too
+        raise argparse.ArgumentTypeError(f"{text} is no share; give a number from 0 to 1")
+    return value
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would obey: names and sources come from the data."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,6 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"\r{done}/{total} files", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     found = inspect_path(arguments.path, arguments.ids, arguments.max_damaged, progress)
-    text = json.dumps(found.to_json(), indent=1) if arguments.json else format_inspection(found)
+    text = json.dumps(found.to_json(), indent=1) if arguments.json else _printable(format_inspection(found))
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     return HEALTHY if found.problem is None else DAMAGED

@@ -61,12 +61,14 @@ def run_geometry(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"num_pairs {arguments.num_pairs} is below 1; give the number of pairs to draw")
     x, pairs_M2 = read_activations(Path(arguments.file).expanduser())
     try:
-        found = score_layers(x, pairs_M2, settings, num_pairs=arguments.num_pairs, seed=arguments.seed).to_json()
+        scored = score_layers(x, pairs_M2, settings, num_pairs=arguments.num_pairs, seed=arguments.seed)
+        found = scored.to_json()
     except MemoryError as error:
         raise ResourceError(
             f"{arguments.file} does not fit into memory ({error}); pass fewer rows or layers"
         ) from error
-    print(json.dumps(found, indent=1, allow_nan=False) if arguments.json else _table(found))
+    notes = "".join(f"\nnote: {note}" for note in scored.notes())
+    print(json.dumps(found, indent=1, allow_nan=False) if arguments.json else _table(found) + notes)
     return 0
 
 

@@ -5,17 +5,20 @@ codecs are lossless, every chunk is read back and compared, and the group's attr
 written last: a copy without it is incomplete.
 """
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec
 
 from dihal_core.activations.codecs import compressors
-from dihal_core.errors import ArtifactError, ConfigError
+from dihal_core.errors import ArtifactError, ConfigError, DihalError, ResourceError
 
 ARCHIVE = "archive"
 
@@ -45,6 +48,43 @@ def archive_place(url: str, key: str) -> Path | str:
     return f"{url.rstrip('/')}/{key}.zarr" if "://" in url else Path(url).expanduser() / f"{key}.zarr"
 
 
+def check_place(url: str, codec: str) -> None:
+    """Raise before any work if nothing can be written under `url`, or the codec is unknown.
+
+    Raises
+    ------
+    ConfigError
+        Unknown codec or protocol, or a package for the protocol is missing.
+    ResourceError
+        If the place cannot be written.
+    """
+    compressors(codec)
+    with _explained(url):
+        filesystem, root = fsspec.core.url_to_fs(url if "://" in url else str(Path(url).expanduser()))
+        filesystem.makedirs(root, exist_ok=True)
+        probe = f"{root.rstrip('/')}/.dihal-write-probe"
+        filesystem.pipe_file(probe, b"dihal")
+        filesystem.rm_file(probe)
+
+
+@contextlib.contextmanager
+def _explained(place: Path | str) -> Iterator[None]:
+    """Turn what a storage raises into a sentence about the archive's place."""
+    try:
+        yield
+    except DihalError:
+        raise
+    except ImportError as error:
+        extra = "run `pip install 'dihal[s3]'`" if str(place).startswith("s3") else f"install what it names ({error})"
+        raise ConfigError(f"archive {place}: this kind of address needs a package that is missing; {extra}") from error
+    except ValueError as error:
+        raise ConfigError(f"archive {place}: {error}; give a folder, s3:// or another address fsspec knows") from error
+    except OSError as error:
+        raise ResourceError(
+            f"archive {place} cannot be written ({type(error).__name__}: {error}); check the place and your access to it"
+        ) from error
+
+
 def archive_group(source: Path, place: Path | str, codec: str) -> Archived:
     """Copy the group `source` to `place` with `codec` (a key of `codecs.CODECS`).
 
@@ -53,13 +93,20 @@ def archive_group(source: Path, place: Path | str, codec: str) -> Archived:
     Raises
     ------
     ArtifactError
-        If a chunk of the source is damaged, or does not read back from the copy.
+        If a chunk of the source is damaged.
+    ResourceError
+        If the place cannot be written, or a chunk does not read back from it.
     ConfigError
-        If the codec is unknown, or a complete archive is there already.
+        If codec or protocol are unknown, or a complete archive is there already.
     """
     coding, started = compressors(codec), time.monotonic()
-    if is_complete(place):
-        raise ConfigError(f"{place} holds a complete archive already; give another place or remove it")
+    with _explained(place):
+        if is_complete(place):
+            raise ConfigError(f"{place} holds a complete archive already; give another place or remove it")
+        return _copy(source, place, codec, coding, started)
+
+
+def _copy(source: Path, place: Path | str, codec: str, coding: list[Any], started: float) -> Archived:
     original: Any = zarr.open_group(source, mode="r")
     copy: Any = zarr.open_group(place, mode="w", zarr_format=3)
     value_bytes, stored_bytes, count = 0, 0, 0
@@ -83,8 +130,8 @@ def archive_group(source: Path, place: Path | str, codec: str) -> Archived:
             values = _read(array, rows, source)
             target[rows] = values
             if not np.array_equal(_read(target, rows, place), values):
-                raise ArtifactError(
-                    f"{place}: rows {start}.. of {name} read back changed; check that storage, try again"
+                raise ResourceError(
+                    f"archive {place}: rows {start}.. of {name} read back changed; check that storage, try again"
                 )
         value_bytes += array.nbytes
         stored_bytes += target.nbytes_stored()

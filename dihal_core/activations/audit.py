@@ -22,7 +22,9 @@ from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.config import StudySettings
 from dihal_core.corpus.windows import load_windows
-from dihal_core.errors import ArtifactError, ConfigError
+from dihal_core.errors import ArtifactError, ConfigError, NumericsError
+from dihal_core.provenance import package_version
+from dihal_core.requests import stage_code
 from dihal_core.store import MANIFEST, StageRecord, inspect_store
 
 STAGE = "activations"
@@ -140,7 +142,16 @@ def _recompute(
     device = resolve_device(settings.compute.device)
     backbone = load_backbone(backbone_settings, assets, device, settings.seed)
     drawn = secrets.randbelow(2**31) if seed is None else seed
-    checked = verify(backbone, plan, record.path / GROUP, drawn, batches)
+    try:
+        checked = verify(backbone, plan, record.path / GROUP, drawn, batches)
+    except NumericsError as error:
+        changed = _changed_since(manifest["provenance"]["request"])
+        if changed:
+            raise NumericsError(
+                f"store {record.uri} was made by other code or libraries ({changed}), which may well be why recomputed "
+                f"states differ: run the study again to remake it, or verify with --no-model. {error}"
+            ) from error
+        raise
     return {
         "seed": drawn,
         "rows": checked["verified_rows"],
@@ -150,6 +161,18 @@ def _recompute(
         "whole_layers": len(plan.whole_layers) if plan.whole_sequences else 0,
         "backbone": backbone_settings.name,
     }
+
+
+def _changed_since(made: Mapping[str, Any]) -> str:
+    """Name what differs now from what the dump was made with, a few items."""
+    code = stage_code(STAGE)
+    changed = [name for name in sorted({*code, *made["code"]}) if code.get(name) != made["code"].get(name)]
+    changed += [
+        f"{name} {was} -> {package_version(name)}"
+        for name, was in sorted(made["libraries"].items())
+        if package_version(name) != was
+    ]
+    return ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
 
 
 def _by_digest(home: Path, stage: str, digest: str) -> StageRecord:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from dihal_core.activations.amount import describe_amount, require_confirmed
-from dihal_core.activations.archive import archive_group, archive_place
+from dihal_core.activations.archive import archive_group, archive_place, check_place, is_complete
 from dihal_core.activations.names import GROUP
 from dihal_core.activations.plan import DumpPlan, candidate_layers, plan_bytes, sample_rows, table_layers
 from dihal_core.activations.run import dump_states
@@ -51,6 +51,8 @@ def build_activations(context: StageContext) -> dict[str, Any]:
     if chosen.store_everything:
         asked = {name: sections[name] for name in ("geom", "full")}
         require_confirmed(asked, len(plan.whole_layers), plan.windows, compute.confirm_gigabytes)
+    if compute.archive_url is not None:
+        check_place(compute.archive_url, compute.archive_codec)
     missing = _missing_bytes(plan, store)
     require_disk(store.path, missing, "the dump of hidden states")
     log.info("hidden states of %s: %s; %d bytes to write", backbone_settings.name, describe_amount(sections), missing)
@@ -68,7 +70,10 @@ def build_activations(context: StageContext) -> dict[str, Any]:
     verified = verify(backbone, plan, store.path / GROUP, settings.seed)
     if compute.archive_url is not None:
         place = archive_place(compute.archive_url, store.key)
-        log.info("archive: %s", archive_group(store.path / GROUP, place, compute.archive_codec).sentence())
+        if is_complete(place):  # the key names the content: an earlier attempt came this far
+            log.info("archive: %s is complete already and left alone", place)
+        else:
+            log.info("archive: %s", archive_group(store.path / GROUP, place, compute.archive_codec).sentence())
     store.write_json(
         "activations.json",
         {

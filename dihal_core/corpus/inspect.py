@@ -126,6 +126,8 @@ def inspect_path(
     AssetError, NetworkError
         If an address cannot be read.
     """
+    if not path.strip():
+        raise ConfigError("an empty path was given; give a file, a folder of shards, or an fsspec URL")
     root, listing = _listing(path)
     found = Inspection(redacted(path), max_damaged_fraction, ignored=listing.ignored, ids=[] if with_ids else None)
     seen: set[int] = set()
@@ -178,6 +180,17 @@ def _read(root: str, name: str, report: ReadReport, found: Inspection, seen: set
         report.damage(reason_of(error))
 
 
+def _verdict(found: Inspection, damaged: int) -> str:
+    if found.problem:
+        return f"refused: {found.problem}"
+    if damaged:
+        return (
+            f"accepted: the corpus stage would take what is readable, but {damaged} of {len(found.shards)} files are "
+            "damaged: fetch them again"
+        )
+    return "healthy: the corpus stage would take these shards"
+
+
 def format_inspection(found: Inspection, shown: int = 5) -> str:
     """Return the inspection as text: one line per fact, the first `shown` offsets of every reason."""
     facts = found.to_json()
@@ -199,7 +212,7 @@ def format_inspection(found: Inspection, shown: int = 5) -> str:
         )
     for name in found.ignored:
         lines.append(f"not read: {name} does not look like a shard")
-    lines.append(f"refused: {found.problem}" if found.problem else "healthy: the corpus stage would take these shards")
+    lines.append(_verdict(found, len(facts["damaged_shards"])))
     if found.ids is not None:
         lines.append("ids:")
         lines.extend(name if name.isprintable() else ascii(name) for name in found.ids)

@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import json
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -24,7 +25,7 @@ from dihal_core.corpus.prepared import Prepared
 from dihal_core.corpus.reports import ReadReport, share_damaged, spelled, worst_first
 from dihal_core.corpus.sources import Origin, Pool, Source
 from dihal_core.corpus.tokenise import WindowEncoder
-from dihal_core.errors import AssetError
+from dihal_core.errors import ArtifactError, AssetError
 from dihal_core.progress import Progress
 from dihal_core.store import StageStore
 
@@ -81,8 +82,14 @@ def sample(
     payloads = store.committed()
     reports = [ReadReport.from_json(payloads[shard.unit]) for shard in plan.shards]
     require_health(reports, corpus.max_damaged_fraction, plan.label)
-    encoder.prepared = Prepared.load(store.path / SPOOL, [shard.unit for shard in plan.shards])
-    return _pool(corpus, plan, reports, store)
+    try:
+        encoder.prepared = Prepared.load(store.path / SPOOL, [shard.unit for shard in plan.shards])
+        return _pool(corpus, plan, reports, store)
+    except (EOFError, OSError, ValueError, TypeError, KeyError, zlib.error) as error:
+        raise ArtifactError(
+            f"an interim file of the corpus under {store.path / SPOOL} is damaged ({type(error).__name__}: {error}); the "
+            "interim files are discarded, run the same command again"
+        ) from error
 
 
 def _read_all(plan, todo, read, corpus, seed, store, encoder, progress, workers) -> None:

@@ -13,6 +13,7 @@ DUPLICATE_SHARE = 0.05
 NORM_RATIO = 10.0
 NORM_CORRELATION = 0.7
 SURE = 0.9
+SAME_ORDER = 0.99
 FEW_DOCUMENTS = 100
 
 
@@ -73,6 +74,22 @@ def layer_flags(facts: Mapping[int, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _scale_only(rows: list[Mapping[str, Any]]) -> list[str]:
+    """Say whether the stiffness orders the layers as plain distances do, also where rows outnumber dimensions."""
+    kept = [row for row in rows if row["identity_ratio"]]
+    if len(kept) < 3:
+        return []
+    ratios = np.array([row["identity_ratio"] for row in kept])
+    stiffness = np.array([row["monotonicity"]["value"] for row in kept])
+    rho = float(spearman(stiffness, stiffness / ratios))  # monotonicity / ratio = 2 (n - 1) / median squared distance
+    if not rho > SAME_ORDER:
+        return []
+    return [
+        f"The monotonicity proxy orders the candidate layers as 1 / median squared distance does (Spearman {rho:.3f}; their "
+        f"ratio stays within {ratios.min():.2f} to {ratios.max():.2f}): here too it tells scale, not direction."
+    ]
+
+
 def score_flags(score: Mapping[str, Any], constant: tuple[str, ...]) -> list[str]:
     """Return sentences about the score: norm effect, identity, sure or not, variants that disagree."""
     flags = [f"The proxy {name} does not vary over the candidate layers; its z-score is set to 0." for name in constant]
@@ -96,6 +113,8 @@ def score_flags(score: Mapping[str, Any], constant: tuple[str, ...]) -> list[str
             "The monotonicity proxy equals 2 (n - 1) / median squared distance within 5 % at every candidate layer: "
             "with no more rows than dimensions it carries no directional information."
         )
+    else:
+        flags += _scale_only(rows)
     if probability is None:
         flags.append(
             f"{score['documents']} documents are too few to resample: there are no intervals and no selection probability."

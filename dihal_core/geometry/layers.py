@@ -42,6 +42,20 @@ class ScoredLayers:
     settings: Mapping[str, Any]
     """Every choice behind the numbers, pairs and seed included."""
 
+    def notes(self) -> list[str]:
+        """Return sentences about what makes these numbers doubtful: constant proxies, identical rows."""
+        found = []
+        if len(self.proxies) > 1:
+            found += [f"{name} does not vary over the layers and adds nothing to the score" for name in self.constant]
+        for index, proxies in self.proxies.items():
+            if proxies.headline["curvature"] >= 0.5 / self.settings["eps"]:
+                found.append(
+                    f"layer {index}: most neighbourhoods are of identical rows, its curvature is 1 / eps and no finding"
+                )
+            elif proxies.dropped_pairs:
+                found.append(f"layer {index}: {proxies.dropped_pairs} pairs join identical rows and were dropped")
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Return `{"settings", "layers": [{"index", <proxies>, "score"}], "selected"}`."""
         return {

@@ -42,7 +42,8 @@ def check_request(num_rows: int, pairs_M2: np.ndarray, k: int) -> None:
 
 def identical_rows(x_ND: np.ndarray) -> np.ndarray:
     """Return one label per row, equal exactly where rows are equal, shape (N,)."""
-    plain_ND = np.ascontiguousarray(x_ND + 0.0)  # -0.0 becomes 0.0: equal values get equal bytes
+    wide = x_ND.dtype.itemsize > 8  # extended precision carries padding bytes, and all arithmetic is float64
+    plain_ND = np.ascontiguousarray((x_ND.astype(np.float64) if wide else x_ND) + 0.0)  # -0.0 becomes 0.0
     bytes_N = plain_ND.view(np.dtype((np.void, plain_ND.dtype.itemsize * plain_ND.shape[1]))).reshape(-1)
     return np.unique(bytes_N, return_inverse=True)[1].reshape(-1).astype(np.int32)
 

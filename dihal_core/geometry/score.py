@@ -251,7 +251,10 @@ def _stability(
 ) -> dict[str, Any]:
     """Rank agreement over overlapping subsamples: says how much noise a subsample adds, not how sure the ranking is."""
     mean_L = headline.score_L
-    result: dict[str, Any] = {"large": _agreement(headline.score_LS, mean_L)}
+    result: dict[str, Any] = {
+        "large": _agreement(headline.score_LS, mean_L),
+        "large_pairs": _between(headline.score_LS),
+    }
     picks = headline.score_LS.argmax(axis=0)
     result["large"]["selected"] = {
         str(candidates[position]): float((picks == position).mean()) for position in np.unique(picks)
@@ -264,6 +267,7 @@ def _stability(
     return {
         **result,
         "small": _agreement(scores.score_LS, mean_L),
+        "small_pairs": _between(scores.score_LS),
         "large_vs_small": _agreement(scores.score_L[:, None], mean_L),
     }
 
@@ -274,6 +278,20 @@ def _agreement(score_LS: np.ndarray, mean_L: np.ndarray) -> dict[str, Any]:
         name: float(found.mean()) if np.isfinite(found).all() else None
         for name, found in (("spearman", spearman(score_LS.T, target_SL)), ("kendall", kendall(score_LS.T, target_SL)))
     }
+
+
+def _between(score_LS: np.ndarray) -> dict[str, float | None]:
+    """Mean rank agreement of two different subsamples, over all pairs of them."""
+    first_P, second_P = np.triu_indices(score_LS.shape[1], 1)
+    found: dict[str, float | None] = {}
+    for name, correlation in (("spearman", spearman), ("kendall", kendall)):
+        values_P = [
+            correlation(score_LS.T[first_P[at : at + 512]], score_LS.T[second_P[at : at + 512]])
+            for at in range(0, len(first_P), 512)
+        ]
+        joined_P = np.concatenate(values_P) if values_P else np.zeros(0)
+        found[name] = float(joined_P.mean()) if len(joined_P) and np.isfinite(joined_P).all() else None
+    return found
 
 
 def _variants(

@@ -6,7 +6,8 @@ Two routes, never an inverse of a D x D matrix:
 - n <= D: the dual form. With K = Xc Xc^T / (n - 1), M = (K + c 11^T + eps I)^-1 (pairs are orthogonal
   to the ones vector, which K sends to zero), the numerator is (n-1) (2 - eps (M_ii + M_jj - 2 M_ij)).
 
-Where the Cholesky factor is too ill-conditioned to be trusted, an eigendecomposition answers.
+Where the Cholesky factor is too ill-conditioned to be trusted, a singular value (n > D) or eigenvalue decomposition
+answers.
 
 Letters: n rows, D columns, M pairs, C candidate pairs.
 """
@@ -55,7 +56,7 @@ def median_stiffness(
     """
     factor_DD = _trusted_cholesky(covariance_DD.copy(), eps)
     if factor_DD is None:
-        return _median_by_eigenvectors(centred_nD, covariance_DD, pairs_M2, squared_M, eps)
+        return _median_by_singular_vectors(centred_nD, pairs_M2, squared_M, eps)
 
     def exact(chosen_C: np.ndarray) -> np.ndarray:
         pairs_C2 = pairs_M2[chosen_C]
@@ -133,17 +134,21 @@ def median_with_guide(rough_M: np.ndarray, exact) -> float:
     return float(0.5 * (value_C[low - below] + value_C[high - below]))
 
 
-def _median_by_eigenvectors(
-    centred_nD: np.ndarray, covariance_DD: np.ndarray, pairs_M2: np.ndarray, squared_M: np.ndarray, eps: float
+def _median_by_singular_vectors(
+    centred_nD: np.ndarray, pairs_M2: np.ndarray, squared_M: np.ndarray, eps: float
 ) -> float:
-    values_D, vectors_DD = np.linalg.eigh(covariance_DD, UPLO="U")
-    scale_D = 1.0 / np.sqrt(np.maximum(values_D, 0.0) + eps)
-    rounding = 16 * np.finfo(float).eps * values_D[-1]
-    if eps < rounding:  # directions without variance hold rounding only, which such a ridge would blow up
-        scale_D[values_D < rounding] = 0.0
-    difference_MD = centred_nD[pairs_M2[:, 0]] - centred_nD[pairs_M2[:, 1]]
-    white_MD = (difference_MD @ vectors_DD) * scale_D
-    return float(np.median(np.einsum("md,md->m", white_MD, white_MD) / squared_M))
+    """By the singular values of the rows: rounding hides variances below 1e-31 of the largest, not below 1e-15.
+
+    One dimension a million times the others would otherwise drown true directions.
+    """
+    rows_nD = centred_nD - centred_nD.mean(axis=0)
+    _, values_R, vectors_RD = np.linalg.svd(rows_nD, full_matrices=False)
+    variance_R = values_R**2 / (len(rows_nD) - 1)
+    real_R = values_R > max(rows_nD.shape) * np.finfo(float).eps * values_R[0]
+    scale_R = np.where(real_R, 1.0 / np.sqrt(np.where(real_R, variance_R, 1.0) + eps), 0.0)
+    difference_MD = rows_nD[pairs_M2[:, 0]] - rows_nD[pairs_M2[:, 1]]
+    white_MR = (difference_MD @ vectors_RD.T) * scale_R
+    return float(np.median(np.einsum("mr,mr->m", white_MR, white_MR) / squared_M))
 
 
 class DualStiffness:

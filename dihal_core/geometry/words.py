@@ -22,6 +22,7 @@ GIVEN = {
     "given_ridge": ("a ridge map", "ridge_r2"),
 }
 """Partial correlation -> (what is given in words, its predictor)."""
+SIGNIFICANT = 0.05
 TIE = 0.005
 """Rank correlations that differ by less are called equal."""
 
@@ -102,6 +103,11 @@ def _beyond(block: Mapping[str, Any]) -> list[str]:
             sentences.append(
                 f"The score adds nothing beyond {word}: the interval of the partial correlation covers 0 "
                 f"({found['low']:.2f} to {found['high']:.2f})."
+            )
+        elif found.get("p") is not None and found["p"] >= SIGNIFICANT:
+            sentences.append(
+                f"Whether the score tells anything beyond {word} is not settled: the partial correlation is "
+                f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f}), its permutation p {found['p']:.2g}."
             )
         else:
             verdict = "adds to" if found["low"] > 0 else "contradicts the loss beyond"

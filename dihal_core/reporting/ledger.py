@@ -79,10 +79,6 @@ def ledger_table(results: StudyResults) -> Table:
     return Table("ledger", "What it cost", columns, (*rows, total), marks)
 
 
-def _brief(value: int | float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
 def store_table(results: StudyResults) -> Table:
     """Return every store with key, digest and size; locations are relative to the home folder."""
     columns = (

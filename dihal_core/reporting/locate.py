@@ -17,7 +17,13 @@ from dihal_core.reporting.questions import PAPER_PICKS
 from dihal_core.reporting.report import render_html
 from dihal_core.reporting.results import Json, StudyResults, load_results
 from dihal_core.reporting.tables import Column, Table
-from dihal_core.reporting.tables_locate import layer_table, metric_table, stability_table, variant_table
+from dihal_core.reporting.tables_locate import (
+    comparator_table,
+    layer_table,
+    metric_table,
+    stability_table,
+    variant_table,
+)
 from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord
 
@@ -144,7 +150,13 @@ def _pictures(results: StudyResults, score: Json) -> dict[str, Picture]:
 
 
 def _tables(results: StudyResults, score: Json) -> dict[str, Table]:
-    found = [ranking_table(score), variant_table(score), stability_table(score), layer_table(score)]
+    found = [
+        ranking_table(score),
+        comparator_table(score, results.metrics),
+        variant_table(score),
+        stability_table(score),
+        layer_table(score),
+    ]
     if results.metrics is not None:
         found.append(metric_table(results.metrics))
     return {table.name: table for table in found}

@@ -81,6 +81,26 @@ def metric_table(metrics: Json) -> Table:
     return Table("metrics", "Further metrics of every layer", columns, tuple(metrics["layers"]))
 
 
+def comparator_table(score: Json, metrics: Json | None = None) -> Table:
+    """Return the score of every candidate layer beside all its rivals, larger is sooner selected."""
+    variants = score.get("variants") or {}
+    names = [name for name in ordered(variants, PREDICTORS) if (variants[name] or {}).get("scores")]
+    ridge = {row["layer"]: row.get("ridge_r2") for row in (metrics or {}).get("layers", [])}
+    columns = (
+        Column("layer", "layer", "layer"),
+        *(Column(name, _label(name), decimals=2) for name in names),
+        *((Column("ridge_r2", "R\u00b2 of a ridge from the embedding (one token)", decimals=3),) if ridge else ()),
+        Column("identity_ratio", "identity ratio", help="1 = stiffness holds no directional information", decimals=3),
+    )
+    rows, marks = [], []
+    for row in sorted((row for row in score["layers"] if row["candidate"]), key=lambda item: item["layer"]):
+        layer = row["layer"]
+        values = {name: variants[name]["scores"].get(str(layer)) for name in names}
+        rows.append({"layer": layer, **values, "ridge_r2": ridge.get(layer), "identity_ratio": row["identity_ratio"]})
+        marks.append("selected" if layer == score["selected_layer"] else "")
+    return Table("comparators", "The score beside its rivals, per layer", columns, tuple(rows), tuple(marks))
+
+
 def variant_table(score: Json) -> Table:
     """Return which layer each variant of the score would select."""
     columns = (Column("variant", "variant", "text"), Column("selected", "selects layer", "layer"))
@@ -92,6 +112,8 @@ def variant_table(score: Json) -> Table:
 def stability_table(score: Json) -> Table:
     """Return rank agreement between subsamples (spread of overlapping draws: stability, not an interval)."""
     names = {
+        "large_pairs": "large subsamples against each other",
+        "small_pairs": "small subsamples against each other",
         "large": "large subsamples against their mean",
         "small": "small subsamples against the large mean",
         "large_vs_small": "mean of large against mean of small",

@@ -45,12 +45,15 @@ def kill_in(stage: str, home: Path, profile: str) -> str:
     """Run until `stage` has saved work, kill -9, and say what was saved."""
     began = time.monotonic()
     process = start(home, profile)
-    while saved(home, stage) < SAVED[stage]:
-        if process.poll() is not None or time.monotonic() - began > PATIENCE_SECONDS:
-            raise SystemExit(f"the study ended or stood still before {stage} had saved any work; see its log")
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while saved(home, stage) < SAVED[stage]:
+            if process.poll() is not None or time.monotonic() - began > PATIENCE_SECONDS:
+                raise SystemExit(f"the study ended or stood still before {stage} had saved any work; see its log")
+            time.sleep(0.02)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     return f"{stage}: killed after {time.monotonic() - began:.0f} s with {saved(home, stage)} pieces of work on disk"
 
 

@@ -93,3 +93,17 @@ def test_a_truncated_gguf_is_refused_before_it_starts(tmp_path):
     path.write_bytes(path.read_bytes()[:-4096])
     with pytest.raises(AssetError, match="truncated or corrupt"):
         check_local_weights(settings.backbone, tmp_path)
+
+
+def test_a_plan_says_that_storing_everything_is_not_confirmed_yet(tmp_path):
+    settings = load_study("smoke", overrides={"activations.store_everything": True, "activations.whole_sequences": 0})
+    text = format_plan(settings, plan_study(settings, tmp_path))
+    assert "refused until compute.confirm_gigabytes=1 confirms it (now 0)" in text
+    confirmed = settings.model_copy(update={"compute": settings.compute.model_copy(update={"confirm_gigabytes": 1.0})})
+    assert "confirmed by compute.confirm_gigabytes=1" in format_plan(confirmed, plan_study(confirmed, tmp_path))
+
+
+def test_weights_from_the_hub_are_in_the_download(tmp_path):
+    rows = {row["stage"]: row for row in plan_study(load_study("paper-qwen3-8b"), tmp_path)}
+    assert rows["gates"]["download_bytes"] > 2 * 8e9 + 3.4e9
+    assert stage_costs(load_study("quickstart"))["gates"]["download"] == 0

@@ -61,3 +61,33 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path):
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.stdout.startswith(str(path))
     assert done.stderr == ""
+
+
+def test_a_folder_that_is_mostly_lost_is_not_called_healthy(tmp_path, capsys):
+    shard(tmp_path / "a.json.gz", 20)
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.json.gz").write_bytes(b"<html>404</html>")
+    assert main(["corpus", "inspect", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "accepted: the corpus stage would take what is readable, but 2 of 3 files are damaged" in printed
+    assert "healthy" not in printed
+
+
+@pytest.mark.parametrize("share", ["nan", "5", "-1", "much"])
+def test_a_share_that_is_none_is_refused(tmp_path, capsys, share):
+    assert main(["corpus", "inspect", str(shard(tmp_path / "a.json.gz", 2)), f"--max-damaged={share}"]) == 2
+    assert "--max-damaged" in capsys.readouterr().err
+
+
+def test_what_the_data_holds_cannot_command_the_terminal(tmp_path, capsys):
+    row = json.dumps({"id": "a", "text": "t", "source": "s\x1b[2J"})
+    (tmp_path / "x.jsonl").write_text(row)
+    assert main(["corpus", "inspect", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "s\\x1b[2J 1" in printed
+
+
+def test_an_empty_path_is_not_the_working_directory(capsys):
+    assert main(["corpus", "inspect", ""]) == 2
+    assert "an empty path was given" in capsys.readouterr().err

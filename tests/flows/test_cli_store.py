@@ -6,8 +6,11 @@ import shutil
 import pytest
 import zarr
 
+from dihal_core.activations.audit import _changed_since
 from dihal_core.activations.names import GROUP, chunk_file
 from dihal_core.profiles import load_study
+from dihal_core.provenance import package_version
+from dihal_core.requests import stage_code
 from dihal_core.runner import ensure
 from dihal_core.store import MANIFEST, dump_json, hash_files, store_digest
 from dihal_core.study import pin_settings, request_for
@@ -106,3 +109,21 @@ def test_archive_writes_a_smaller_complete_copy_once(made, tmp_path, capsys):
     assert "unknown codec 'zip'" in capsys.readouterr().err
     assert main(["archive", str(place), "--home", str(home), "--store", f"corpus/{records['corpus'].key}"]) == 2
     assert "holds no hidden states" in capsys.readouterr().err
+
+
+def test_a_dump_of_other_code_or_libraries_is_not_blamed_on_the_machine():
+    made = {"code": dict(stage_code("activations")), "libraries": {"numpy": package_version("numpy")}}
+    assert _changed_since(made) == ""
+    made["libraries"]["numpy"] = "0.1"
+    made["code"]["dihal_core.backbones.loading"] = "as it was"
+    changed = _changed_since(made)
+    assert changed.startswith("dihal_core.backbones.loading, numpy 0.1 -> ")
+
+
+@pytest.mark.parametrize("place", ["foo://x", "/proc/nope"])
+def test_an_archive_that_cannot_be_is_a_sentence(made, place, capsys):
+    home, _ = made
+    assert main(["archive", place, "--home", str(home)]) == 2
+    printed = capsys.readouterr().err
+    assert f"archive {place}" in printed
+    assert len(printed.strip().splitlines()) == 1

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zarr
 
-from dihal_core.activations.archive import archive_group, archive_place, is_complete
+from dihal_core.activations.archive import archive_group, archive_place, check_place, is_complete
 from dihal_core.activations.codecs import CODECS
 from dihal_core.activations.names import GROUP, chunk_file
-from dihal_core.errors import ArtifactError, ConfigError
+from dihal_core.errors import ArtifactError, ConfigError, ResourceError
 
 _spec = importlib.util.spec_from_file_location("dump_script", Path(__file__).with_name("dump_script.py"))
 script = importlib.util.module_from_spec(_spec)
@@ -69,3 +69,26 @@ def test_a_damaged_archive_is_refused_by_any_reader(record, tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="checksum"):
         zarr.open_group(tmp_path / "copy.zarr", mode="r")["full/state_02"][:]
+
+
+@pytest.mark.parametrize(
+    ("url", "codec", "error", "message"),
+    [
+        ("foo://x", "zstd", ConfigError, "fsspec knows"),
+        ("memory://fine", "zip", ConfigError, "unknown codec 'zip'"),
+        ("/proc/nope", "zstd", ResourceError, "archive /proc/nope cannot be written"),
+    ],
+)
+def test_a_place_that_will_not_do_is_named_before_any_work(url, codec, error, message):
+    with pytest.raises(error, match=message):
+        check_place(url, codec)
+
+
+def test_a_place_that_will_do_is_left_as_it_was(tmp_path):
+    check_place(str(tmp_path / "new"), "zstd")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_copying_to_an_impossible_place_is_a_sentence(record):
+    with pytest.raises(ConfigError, match="archive foo://x/k.zarr"):
+        archive_group(record.path / GROUP, archive_place("foo://x", "k"), "zstd")

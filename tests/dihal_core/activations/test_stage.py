@@ -98,3 +98,5 @@ def test_a_second_worker_and_an_archive_change_no_number(study, tmp_path):
     again = ensure(request)
     assert again.digest == expected.digest
     assert zarr.open_group(tmp_path / "cold" / f"{request.key}.zarr", mode="r").attrs["archive"]["codec"] == "zstd"
+    discard_store(home, "activations", request.key)
+    assert ensure(request).digest == expected.digest  # the archive that is there already stops nothing

@@ -15,7 +15,7 @@ from dihal_core.corpus.quotas import largest_remainder
 from dihal_core.corpus.shards import FOLDERS, folder_quotas
 from dihal_core.corpus.tokenise import WindowEncoder
 from dihal_core.corpus.windows import load_windows
-from dihal_core.errors import AssetError, ConfigError, NetworkError
+from dihal_core.errors import ArtifactError, AssetError, ConfigError, NetworkError
 from dihal_core.profiles import load_study
 from dihal_core.requests import make_request
 from dihal_core.runner import ensure
@@ -128,6 +128,24 @@ def test_a_build_killed_between_shards_resumes_to_the_same_bytes(record, mirror,
     next(
         path for path in spooled if path.name.endswith(".places.json")
     ).unlink()  # a commit without its file is not trusted
+    assert build(tmp_path, mirror).digest == record.digest
+
+
+@pytest.mark.parametrize("victim", ["*.gz", "*.tokens.npy"])
+def test_a_damaged_interim_file_is_discarded_with_a_sentence_and_a_rerun_is_whole(record, mirror, tmp_path, victim):
+    class Killed(BaseException):
+        pass
+
+    def die(done, total, unit):
+        if unit == "shards" and done >= total:
+            raise Killed
+
+    with pytest.raises(Killed):
+        build(tmp_path, mirror, die)
+    damaged = max((tmp_path / "corpus").glob(f"*.partial/spool/{victim}"), key=lambda path: path.stat().st_size)
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    with pytest.raises(ArtifactError, match="interim file of the corpus .* is damaged"):
+        build(tmp_path, mirror)
     assert build(tmp_path, mirror).digest == record.digest
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dihal_core.geometry.agreement import LOSSES, build_agreement, compare, depth_rule
+from dihal_core.geometry.words import _beyond
 from dihal_core.progress import silent
 from dihal_core.stages import STAGES, SettingsView, StageContext
 from dihal_core.store import StageStore
@@ -238,3 +239,18 @@ def test_the_stage_reads_records_and_writes_the_comparison(script, score_record,
     assert set(result["losses"]) == set(LOSSES)
     assert set(result["losses"]["fvu"]["predictors"]) >= {"raw", "depth", "minus_log_norm", "ridge_r2", "unit_trace"}
     assert digests[0].digest == digests[1].digest
+
+
+def test_a_partial_correlation_without_a_small_p_settles_nothing():
+    block = {
+        "partial": {
+            "given_depth": {"value": -0.36, "low": -0.56, "high": -0.002, "p": 0.077},
+            "given_log_norm": {"value": 0.6, "low": 0.2, "high": 0.8, "p": 0.001},
+            "given_ridge": {"value": 0.1, "low": -0.2, "high": 0.3, "p": 0.6},
+        },
+        "predictors": {},
+    }
+    depth, norm, ridge = _beyond(block)
+    assert depth.startswith("Whether the score tells anything beyond depth is not settled")
+    assert norm.startswith("The score adds to the norm")
+    assert ridge.startswith("The score adds nothing beyond a ridge map")

@@ -115,3 +115,11 @@ def test_the_package_imports_no_torch():
     code = "import sys, dihal_core.geometry; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def test_notes_say_when_a_number_is_no_finding():
+    x = np.random.default_rng(0).standard_normal((2, 60, 8))
+    x[1, :45] = x[1, 0]
+    notes = score_layers(x).notes()
+    assert any(note.startswith("layer 1: most neighbourhoods are of identical rows") for note in notes)
+    assert not any(note.startswith("layer 0") for note in notes)

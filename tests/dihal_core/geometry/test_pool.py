@@ -7,6 +7,7 @@ from dihal_core.config import GeometrySettings, ProxySettings
 from dihal_core.errors import NumericsError
 from dihal_core.geometry.pool import GramPool, _submatrix
 from dihal_core.geometry.proxies import measure, measure_sample
+from dihal_core.geometry.rows import identical_rows
 
 SETTINGS = GeometrySettings(k=5)
 
@@ -71,3 +72,12 @@ def test_equal_rows_drawn_from_a_varied_pool_are_refused():
     x_ND[:20] = x_ND[0]
     with pytest.raises(NumericsError, match="layer 9: the 12 sampled rows are all equal"):
         GramPool(x_ND, ProxySettings(k=5), label="layer 9").sample(np.array([[0, 1]]), np.arange(12))
+
+
+def test_extended_precision_rows_are_the_same_rows():
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    x[3] = x[7]
+    assert np.array_equal(identical_rows(x.astype(np.longdouble)), identical_rows(x))
+    pairs = np.array([(0, 1), (2, 5), (9, 12)])
+    same = [measure(a, pairs, ProxySettings(k=4)).headline for a in (x, x.astype(np.longdouble))]
+    assert same[0] == same[1]

@@ -8,8 +8,9 @@ import pytest
 
 from dihal_core.config import ScoreSettings
 from dihal_core.errors import ArtifactError, ConfigError, NumericsError
+from dihal_core.geometry.flags import _scale_only
 from dihal_core.geometry.proxies import PROXIES, measure
-from dihal_core.geometry.score import AGGREGATES, TRANSFORMS, interval, score_proxies, zscore
+from dihal_core.geometry.score import AGGREGATES, TRANSFORMS, _between, interval, score_proxies, zscore
 from dihal_core.geometry.table import read_table
 
 
@@ -218,3 +219,23 @@ def test_a_layer_measured_alone_and_scored_equals_measure_and_score(script, geom
     found = [measure(script.states(layer), pairs, study.geometry, f"layer {layer}") for layer in (1, 2, 3, 4)]
     scores = score_proxies({name: np.array([[p.headline[name]] for p in found]) for name in PROXIES})
     assert scores.selected == 0
+
+
+def row_of(monotonicity, ratio):
+    return {
+        "candidate": True, "identity_ratio": ratio, "log_mean_norm": 1.0, "score": {"value": monotonicity},
+        "monotonicity": {"value": monotonicity},
+    }  # fmt: skip
+
+
+def test_a_stiffness_that_only_follows_distances_is_flagged_also_with_more_rows_than_dimensions():
+    scale = [5.0, 3.0, 2.0, 1.0]
+    assert any("it tells scale, not direction" in flag for flag in _scale_only([row_of(v, 0.19) for v in scale]))
+    ratios = [0.1, 0.9, 0.1, 0.9]  # the stiffness orders layers otherwise than 1 / distance does
+    assert _scale_only([row_of(v, ratio) for v, ratio in zip(scale, ratios, strict=True)]) == []
+
+
+def test_subsamples_are_compared_with_each_other_too():
+    score_LS = np.array([[3.0, 3.0, 1.0], [2.0, 2.0, 2.0], [1.0, 1.0, 3.0]])
+    assert _between(score_LS) == {"spearman": pytest.approx(-1 / 3), "kendall": pytest.approx(-1 / 3)}
+    assert _between(score_LS[:, :1]) == {"spearman": None, "kendall": None}

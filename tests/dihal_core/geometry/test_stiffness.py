@@ -84,3 +84,20 @@ def test_both_routes_agree_where_both_apply():
         assert dual == pytest.approx(
             median_stiffness(x_nD, syrk_columns(x_nD, 1 / (n - 1)), pairs_M2, squared_M, eps), rel=1e-9
         )
+
+
+@pytest.mark.parametrize("outlier", [1.0, 1e3, 1e5, 1e6])
+def test_a_huge_dimension_hides_no_true_direction(outlier):
+    """Rows with an exactly diagonal covariance: the ratio of every pair is known in closed form."""
+    rng, n, d = np.random.default_rng(0), 205, 200
+    start = rng.standard_normal((n, d))
+    orthonormal = np.linalg.qr(start - start.mean(axis=0))[0]
+    deviation = np.ones(d)
+    deviation[0] = outlier
+    rows = orthonormal * np.sqrt(n - 1) * deviation
+    pairs = np.array([(i, j) for i in range(40) for j in range(i)])
+    q = (orthonormal[pairs[:, 0]] - orthonormal[pairs[:, 1]]) * np.sqrt(n - 1)
+    squared = ((q * deviation) ** 2).sum(axis=1)
+    expected = np.median((q**2 * (deviation**2 / (deviation**2 + 1e-6))).sum(axis=1) / squared)
+    covariance = np.triu(np.cov(rows.T))
+    assert median_stiffness(rows, covariance, pairs, squared, 1e-6) == pytest.approx(expected, rel=1e-6)
