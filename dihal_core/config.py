@@ -489,6 +489,7 @@ class ComputeSettings(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one, else cpu.")
     corpus_workers: int = Field(2, ge=1, le=64, description="Shards read side by side; changes no number.")
+    asset_workers: int = Field(3, ge=1, le=16, description="Wheels fetched side by side; changes no number.")
     geometry_workers: int = Field(2, ge=1, le=256, description="Layers measured side by side; changes no number.")
     sweep_workers: int = Field(2, ge=1, le=256, description="Bridges trained side by side; changes no number.")
     dump_workers: int = Field(

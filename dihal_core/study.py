@@ -30,6 +30,7 @@ def slug(text: str) -> str:
 
 WORKER_SETTINGS = frozenset(
     {
+        "asset_workers",
         "corpus_workers",
         "geometry_workers",
         "sweep_workers",

