@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "fe4e89a29ba14a3e7ce85c381ce40170248020a812a1ab8e51c15b9807c3cad5"
+TEMPLATES_SHA256 = "4bfdce65d10fb7992658e19923669b430475a1f575eace62d598a5a7885bf53b"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 

@@ -28,7 +28,7 @@ def test_storing_everything_is_refused_until_its_bytes_are_confirmed(tmp_path):
         preflight(load_study("paper-llama-3.1-8b", overrides=LLAMA), tmp_path)
     assert "compute.confirm_gigabytes=10463 to confirm" in str(caught.value)
     plan = format_plan(load_study("paper-llama-3.1-8b", overrides=LLAMA), [])
-    assert "store_everything writes 10.46 TB (geom 81.1 GB, full 10.38 TB); confirmed" in plan
+    assert "store_everything writes 10.46 TB (geom 81.1 GB, full 10.38 TB); refused until" in plan
     with pytest.raises(ConfigError, match="compute.confirm_gigabytes is 10000"):
         preflight(load_study("paper-llama-3.1-8b", overrides={**LLAMA, "compute.confirm_gigabytes": 10000}), tmp_path)
 
