@@ -9,7 +9,7 @@ the layer, on other arms, or on where an interrupted run was resumed.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,21 +101,25 @@ def train(
         for run in runs.values():
             run.average = {name: weight.detach().clone() for name, weight in run.arm.named_parameters()}
     first = _resume(runs, checkpoints)
-    for step in range(first, steps):
-        progress(step, steps, "steps")
-        indices = batch_windows(windows, settings.batch_sequences, step, seed)
-        batch = source.load(indices, autocast_dtype(settings))
-        for name, run in runs.items():
-            extra = None if suffix is None else functools.partial(suffix.loss, run.arm, batch, indices)
-            loss, counted = _step(run, batch, settings, step, steps, seed, f"{what}, {name}", extra)
-            _record(run, loss, counted, batch, step, steps)
-            _follow(run, settings.ema_decay, step)
-        due = (step + 1) % settings.checkpoint_steps == 0
-        if observe is not None and (due or step + 1 == steps):
-            for name, measured in observe().items():
-                runs[name].observations.append({"step": step + 1, **measured})
-        if checkpoints is not None and due and step + 1 < steps:
-            _save(runs, checkpoints, step + 1)
+
+    def order() -> Iterator[np.ndarray]:
+        return (batch_windows(windows, settings.batch_sequences, step, seed) for step in range(first, steps))
+
+    with source.targets.reading_ahead(order()):
+        for step, indices in enumerate(order(), start=first):
+            progress(step, steps, "steps")
+            batch = source.load(indices, autocast_dtype(settings))
+            for name, run in runs.items():
+                extra = None if suffix is None else functools.partial(suffix.loss, run.arm, batch, indices)
+                loss, counted = _step(run, batch, settings, step, steps, seed, f"{what}, {name}", extra)
+                _record(run, loss, counted, batch, step, steps)
+                _follow(run, settings.ema_decay, step)
+            due = (step + 1) % settings.checkpoint_steps == 0
+            if observe is not None and (due or step + 1 == steps):
+                for name, measured in observe().items():
+                    runs[name].observations.append({"step": step + 1, **measured})
+            if checkpoints is not None and due and step + 1 < steps:
+                _save(runs, checkpoints, step + 1)
     for name, arm in arms.items():
         arm.requires_grad_(False)
         for key, weight in arm.named_parameters():
