@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,15 @@ def run(**parameters) -> tuple[dict, State]:
 
 
 def task_states(state: State) -> dict[str, str]:
-    with get_client(sync_client=True) as client:
-        found = client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id])), limit=200
-        )
-    return {item.name: item.state_name for item in found}
+    """State of every task run by name. Clients report states as events, which the server stores a moment later."""
+    chosen = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    deadline = time.monotonic() + 30
+    while True:
+        with get_client(sync_client=True) as client:
+            found = client.read_task_runs(flow_run_filter=chosen, limit=200)
+        if all(item.state.is_final() for item in found) or time.monotonic() > deadline:
+            return {item.name: item.state_name for item in found}
+        time.sleep(0.2)
 
 
 def digests(home: Path) -> set[tuple[str, str]]:
