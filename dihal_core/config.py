@@ -268,6 +268,9 @@ class MetricSettings(Settings):
     """Further metrics of every layer, on one sample of rows and windows that all layers share (ours)."""
 
     rows: int = Field(2000, ge=16, description="Token states of the pool that the metrics are measured on (ours).")
+    lens_rows: int = Field(
+        400, ge=1, description="Rows, at most, that are read out through the LM head: vocabularies are large (ours)."
+    )
     sequences: int = Field(32, ge=1, description="Whole windows behind prompt entropy and prompt curvature (ours).")
 
 

@@ -40,7 +40,7 @@ def build_metrics(context: Any) -> dict[str, Any]:
     windows = load_windows(context.inputs["corpus"], "train")
     embedding = load_pool(store, 0)
     chosen_N = _rows(len(embedding.rows_ND), settings.metrics.rows, settings.seed)
-    targets_N, predicts_N = _next_tokens(embedding, windows, chosen_N)
+    targets_N, predicts_N = _next_tokens(embedding, windows, chosen_N, settings.metrics.lens_rows)
     angles = _sequences(backbone, windows, layers, settings.metrics.sequences)
     rows, summaries = [], {}
     with blas_threads(settings.activations.threads):
@@ -81,11 +81,12 @@ def _rows(pool_rows: int, wanted: int, seed: int) -> np.ndarray:
     return np.sort(stream(seed, "geometry", "metric rows").permutation(pool_rows)[:wanted])
 
 
-def _next_tokens(pool: Pool, windows: Windows, chosen_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The token after each row, and whether there is one."""
+def _next_tokens(pool: Pool, windows: Windows, chosen_N: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The token after each row, and which rows have one: the first `most` of them."""
     sequence_N, position_N = pool.sequence_N[chosen_N], pool.position_N[chosen_N]
     next_N = position_N + 1
     exists_N = (position_N >= 0) & (next_N < windows.lengths_N[sequence_N])
+    exists_N &= np.cumsum(exists_N) <= most
     return windows.tokens_NT[sequence_N, np.where(exists_N, next_N, 0)], exists_N
 
 
