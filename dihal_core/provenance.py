@@ -18,7 +18,7 @@ PACKAGE = "dihal_core"
 BY_VALUE = frozenset(
     {f"{PACKAGE}.{name}" for name in ("config", "errors", "progress", "stages", "profiles", "provenance", "store")}
 )
-"""Modules that no key covers: their effect is in the key by value, or they change no number."""
+"""Modules and packages that no key covers: their effect is in the key by value, or they change no number."""
 
 
 def _root() -> Path:
@@ -70,7 +70,7 @@ def code_closure(*entries: str, root: Path | None = None) -> dict[str, str]:
     queue = list(entries)
     while queue:
         module = queue.pop()
-        if module in found or module in BY_VALUE:
+        if module in found or any(module == name or module.startswith(f"{name}.") for name in BY_VALUE):
             continue
         path = _file_of(module, folder)
         if path is None:  # a name imported from a module (function, class), not a module

@@ -331,6 +331,23 @@ def store_lock(home: Path, stage: str, key: str) -> Iterator[None]:
         yield
 
 
+def read_json(record: StageRecord, name: str) -> Any:
+    """Return a JSON result of a finished store.
+
+    Raises
+    ------
+    ArtifactError
+        If it is missing or unreadable.
+    """
+    try:
+        return json.loads((record.path / name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{record.stage} store {record.uri} has no readable {name} ({type(error).__name__}: {error}); "
+            f"run the study again, it recomputes stage {record.stage!r}"
+        ) from error
+
+
 def require_intact(record: StageRecord) -> StageRecord:
     """Return `record` if its store is intact, else raise `ArtifactError` naming the stage to run again."""
     status = inspect_store(record.path.parent.parent, record.stage, record.key)

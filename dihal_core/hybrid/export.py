@@ -3,20 +3,18 @@
 It trains and measures nothing: weights come from stage `replace`, figures of the card from `evaluate`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.backbones.tokenizers import load_tokenizer, quiet_transformers
-from dihal_core.errors import ArtifactError
 from dihal_core.hybrid.assemble import hybrid_of_store
 from dihal_core.hybrid.card import model_card
 from dihal_core.hybrid.checkpoint import load_hybrid, save_hybrid
 from dihal_core.hybrid.tokenizer import hybrid_tokenizer, tokens_of
 from dihal_core.stages import StageContext
-from dihal_core.store import StageRecord, write_atomically
+from dihal_core.store import StageRecord, read_json, write_atomically
 
 CARD = "README.md"
 
@@ -31,7 +29,7 @@ def build_hybrid(context: StageContext) -> dict[str, Any]:
     """
     settings, inputs = context.settings, cast(Any, context.inputs)
     use_threads(settings.evaluation.threads)
-    replace = _read(inputs["replace"], "replace.json")
+    replace = read_json(inputs["replace"], "replace.json")
     layer = int(replace["layer"])
     tokenizer = load_tokenizer(settings.backbone, inputs["assets"])
     model = hybrid_of_store(
@@ -47,24 +45,14 @@ def build_hybrid(context: StageContext) -> dict[str, Any]:
     hybrid_tokenizer(tokenizer, settings.backbone).save_pretrained(context.store.path)
     evaluations = _evaluations(inputs["evaluate"])
     card = model_card(
-        settings, replace, _read(inputs["corpus"], "corpus.json"), evaluations, model.config.backbone_sha256
+        settings, replace, read_json(inputs["corpus"], "corpus.json"), evaluations, model.config.backbone_sha256
     )
     context.store.write_bytes(CARD, card.encode())
     return {"layer": layer, "parameters": sum(p.numel() for p in model.arm.parameters()), "arm": model.config.arm}
 
 
 def _evaluations(records: Mapping[Any, StageRecord]) -> dict[str, Any]:
-    return {str(name): _read(records[name], "evaluation.json") for name in sorted(records, key=str)}
-
-
-def _read(record: StageRecord, name: str) -> dict[str, Any]:
-    try:
-        return json.loads((record.path / name).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{record.stage} store {record.uri} has no readable {name} ({type(error).__name__}: {error}); "
-            f"run the study again, it recomputes stage {record.stage!r}"
-        ) from error
+    return {str(name): read_json(records[name], "evaluation.json") for name in sorted(records, key=str)}
 
 
 def copy_hybrid(source: Path, target: Path, merged: bool, home: Path | None = None) -> None:

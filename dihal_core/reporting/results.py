@@ -1,13 +1,11 @@
 """Everything a study found, read from the stores of its stages. What a stage did not make is None or absent."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dihal_core.errors import ArtifactError
 from dihal_core.stages import StageContext
-from dihal_core.store import MANIFEST, StageRecord
+from dihal_core.store import MANIFEST, StageRecord, read_json
 
 Json = dict[str, Any]
 
@@ -58,18 +56,8 @@ class StudyResults:
         return self.manifests.get(f"{record.stage}/{record.key}", {})
 
 
-def _load(record: StageRecord, name: str) -> Json:
-    try:
-        return json.loads((record.path / name).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{record.stage} store {record.uri} has no readable {name} ({type(error).__name__}: {error}); "
-            f"run the study again, it recomputes stage {record.stage!r}"
-        ) from error
-
-
 def _manifest(record: StageRecord) -> Json:
-    return _load(record, MANIFEST) if (record.path / MANIFEST).is_file() else {}
+    return read_json(record, MANIFEST) if (record.path / MANIFEST).is_file() else {}
 
 
 def _one(context: StageContext, name: str) -> StageRecord | None:
@@ -91,7 +79,7 @@ def load_results(context: StageContext) -> StudyResults:
         If a store that was handed over lacks its result file.
     """
     single = ("corpus", "gates", "activations", "score", "agreement", "replace", "metrics")
-    blocks = {name: _load(record, f"{name}.json") for name in single if (record := _one(context, name)) is not None}
+    blocks = {name: read_json(record, f"{name}.json") for name in single if (record := _one(context, name)) is not None}
     settings = context.settings.model_dump(mode="json")
     records = []
     for value in context.inputs.values():
@@ -103,9 +91,9 @@ def load_results(context: StageContext) -> StudyResults:
         identity=dict(context.values.get("backbone_identity") or {}),
         records=tuple(records),
         manifests={f"{record.stage}/{record.key}": _manifest(record) for record in records},
-        geometry={int(k): _load(record, "diagnostics.json") for k, record in _units(context, "geometry").items()},
-        sweeps={int(k): _load(r, "sweep.json") for k, r in sorted(_units(context, "sweep").items(), key=_first)},
-        evaluations={str(k): _load(r, "evaluation.json") for k, r in _sets(_units(context, "evaluate"))},
+        geometry={int(k): read_json(record, "diagnostics.json") for k, record in _units(context, "geometry").items()},
+        sweeps={int(k): read_json(r, "sweep.json") for k, r in sorted(_units(context, "sweep").items(), key=_first)},
+        evaluations={str(k): read_json(r, "evaluation.json") for k, r in _sets(_units(context, "evaluate"))},
         seals=tuple(context.values.get("seals") or ()),
         failed={int(k): str(message) for k, message in dict(context.values.get("failed_layers") or {}).items()},
         **blocks,

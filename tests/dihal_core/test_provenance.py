@@ -75,3 +75,8 @@ def test_keys_are_computed_without_importing_torch():
         "sys.exit(', '.join(bad) or 0)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
+
+
+def test_settings_enter_a_key_by_value_and_not_by_the_modules_that_declare_them():
+    for name in STAGES:
+        assert not [module for module in closure_of(name) if module.startswith("dihal_core.config")]
