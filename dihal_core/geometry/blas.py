@@ -41,7 +41,10 @@ _DSYMV = _routine("cython_blas", "dsymv")
 _TRSM = {np.dtype(np.float64): _routine("cython_blas", "dtrsm"), np.dtype(np.float32): _routine("cython_blas", "strsm")}
 _DPOTRF = _routine("cython_lapack", "dpotrf")
 _DPOTRI = _routine("cython_lapack", "dpotri")
-_DTRTRI = _routine("cython_lapack", "dtrtri")
+_TRTRI = {
+    np.dtype(np.float64): _routine("cython_lapack", "dtrtri"),
+    np.dtype(np.float32): _routine("cython_lapack", "strtri"),
+}
 _REAL = {np.dtype(np.float64): ctypes.c_double, np.dtype(np.float32): ctypes.c_float}
 
 
@@ -115,13 +118,13 @@ def inverse_from_cholesky(r_DD: np.ndarray) -> np.ndarray:
 
 
 def inverse_of_factor(r_DD: np.ndarray) -> np.ndarray:
-    """Overwrite R (of `cholesky`) by R^-1; upper triangle in C order, what lies below is left as it was.
+    """Overwrite R (of `cholesky`, or rounded to float32) by R^-1; upper triangle in C order, the rest is left.
 
     Rows of R^-1 have the inner products of (R^T R)^-1.
     """
-    _require(r_DD, np.float64)
+    _require(r_DD, np.float64, np.float32)
     d, info = len(r_DD), ctypes.c_int(0)
-    _DTRTRI(b"L", b"N", _int(d), r_DD.ctypes.data, _int(d), ctypes.byref(info))
+    _TRTRI[r_DD.dtype](b"L", b"N", _int(d), r_DD.ctypes.data, _int(d), ctypes.byref(info))
     return r_DD
 
 

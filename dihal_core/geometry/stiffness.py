@@ -178,7 +178,7 @@ class DualStiffness:
         factor_nn = _trusted_cholesky(self.scratch_nn, eps)
         if factor_nn is not None and n >= GUIDED_ROWS:
             found = self._near_identity(factor_nn, eps)
-            found = self._by_rows_of_the_inverse_factor(factor_nn, eps) if found is None else found
+            found = self._guided_by_the_inverse_factor(factor_nn, eps) if found is None else found
             if found is not None:
                 return found
         elif factor_nn is not None:
@@ -203,11 +203,7 @@ class DualStiffness:
 
         def exact(chosen_C: np.ndarray) -> np.ndarray:
             nonlocal worst
-            pairs_C2, line_C = self.pairs_M2[chosen_C], np.arange(len(chosen_C))
-            right_Cn = np.zeros((len(chosen_C), n))
-            right_Cn[line_C, pairs_C2[:, 0]] = 1.0
-            right_Cn[line_C, pairs_C2[:, 1]] = -1.0
-            whiten_rows(factor_nn, right_Cn)
+            right_Cn = self._white_differences(factor_nn, chosen_C)
             numerator_C = 2.0 - eps * np.einsum("cn,cn->c", right_Cn, right_Cn)
             # A backward error E of the factor moves a numerator by eps y^T E y, y the solution of the pair.
             unwhiten_rows(factor_nn, right_Cn)
@@ -221,24 +217,44 @@ class DualStiffness:
         found = median_with_guide(rough_M, exact)
         return found if worst * np.finfo(float).eps < DUAL_ERROR else None
 
-    def _by_rows_of_the_inverse_factor(self, factor_nn: np.ndarray, eps: float) -> float | None:
-        """The median from |row_i - row_j|^2 of R^-1, which costs half an inverse; None where rounding would show."""
-        rows_nn = inverse_of_factor(factor_nn)
+    def _guided_by_the_inverse_factor(self, factor_nn: np.ndarray, eps: float) -> float | None:
+        """The median with |row_i - row_j|^2 of R^-1 in float32 as the guide; None where rounding would show.
+
+        The float32 inverse only says which pairs lie near the median; those are solved in float64.
+        """
+        rows_nn = inverse_of_factor(factor_nn.astype(np.float32))
         n, count = len(rows_nn), len(self.pairs_M2)
-        largest = 0.0
+        diagonal_n = np.empty(n)
         for first in range(0, n, BLOCK):
             upper_Bn = np.triu(rows_nn[first : first + BLOCK], first)
             rows_nn[first : first + BLOCK] = upper_Bn
-            largest = max(largest, float(np.einsum("bn,bn->b", upper_Bn, upper_Bn).max()))
-        if eps * largest * (largest * self.trace) * np.finfo(float).eps >= DUAL_ERROR:
+            diagonal_n[first : first + BLOCK] = np.einsum("bn,bn->b", upper_Bn, upper_Bn)
+        largest = float(diagonal_n.max())
+        # A guide that overflowed or lost its digits fails this too, and the eigenvectors answer.
+        if not 2.0 * eps * largest * (largest * self.trace) * np.finfo(float).eps < DUAL_ERROR:
             return None
-        numerator_M = np.empty(count)
+        rough_M = np.empty(count)
         for first in range(0, count, BLOCK):
             pairs_B2 = self.pairs_M2[first : first + BLOCK]
             difference_Bn = np.take(rows_nn, pairs_B2[:, 0], axis=0, mode="clip")
             difference_Bn -= np.take(rows_nn, pairs_B2[:, 1], axis=0, mode="clip")
-            numerator_M[first : first + BLOCK] = 2.0 - eps * np.einsum("bn,bn->b", difference_Bn, difference_Bn)
-        return float(np.median((n - 1) * numerator_M / self.squared_M))
+            rough_M[first : first + BLOCK] = 2.0 - eps * np.einsum("bn,bn->b", difference_Bn, difference_Bn)
+        rough_M *= (n - 1) / self.squared_M
+
+        def exact(chosen_C: np.ndarray) -> np.ndarray:
+            white_Cn = self._white_differences(factor_nn, chosen_C)
+            numerator_C = 2.0 - eps * np.einsum("cn,cn->c", white_Cn, white_Cn)
+            return (n - 1) * numerator_C / self.squared_M[chosen_C]
+
+        return median_with_guide(rough_M, exact)
+
+    def _white_differences(self, factor_nn: np.ndarray, chosen_C: np.ndarray) -> np.ndarray:
+        """R^-T (e_i - e_j) of the chosen pairs, one a row."""
+        pairs_C2, line_C = self.pairs_M2[chosen_C], np.arange(len(chosen_C))
+        right_Cn = np.zeros((len(chosen_C), len(factor_nn)))
+        right_Cn[line_C, pairs_C2[:, 0]] = 1.0
+        right_Cn[line_C, pairs_C2[:, 1]] = -1.0
+        return whiten_rows(factor_nn, right_Cn)
 
     def _by_eigenvectors(self, eps: float) -> float:
         values_n, vectors_nn = np.linalg.eigh(self.kernel_nn)

@@ -2,7 +2,7 @@
 
 One run, routes in turn, medians, ratios; the results of the routes are compared before they are timed.
 
-    python tests/benchmarks/bench_geometry.py [--threads 2] [--rounds 1] [--out tests/benchmarks/RESULTS.md]
+    python tests/benchmarks/bench_geometry.py [--threads 1 2] [--rounds 1] [--out tests/benchmarks/RESULTS.md]
 
 The straightforward route is NumPy, SciPy and scikit-learn as one would write it: `NearestNeighbors`, a
 singular value decomposition of each neighbourhood, `np.cov`, `eigvalsh`, `solve` with the pairs' differences
@@ -124,18 +124,23 @@ def compare(d: int, rounds: int, points: int) -> dict[str, float]:
     return found
 
 
-def products(d: int, threads: int, repeats: int = 3) -> tuple[float, float]:
-    """Best rate of our product at one width and of a GEMM, GFLOP/s by CPU seconds over threads, in turn."""
+def products(d: int, repeats: int = 5) -> tuple[float, float]:
+    """Median wall rate of our product at one width and of a GEMM, GFLOP/s, in turn.
+
+    Each is called a few times before it counts: after a change of routine OpenBLAS's threads may share a core for
+    a while (seen here: four calls at half the rate), and the gather of a subsample has touched its rows anyway.
+    """
     x_ND = hidden_states(ROWS, d).astype(np.float64)
     square = np.random.default_rng(1).standard_normal((2, 2000, 2000))
+    work = (lambda: syrk_columns(x_ND)) if d < ROWS else (lambda: x_ND @ x_ND.T)
+    flops = ROWS * d * min(d, ROWS)
     ours, peak = [], []
     for _ in range(repeats):
-        peak.append(2.0 * 2000**3 / both_clocks(lambda: square[0] @ square[1])[1])
-        if d < ROWS:
-            ours.append(ROWS * d * d / both_clocks(lambda: syrk_columns(x_ND))[1])
-        else:
-            ours.append(ROWS * ROWS * d / both_clocks(lambda: x_ND @ x_ND.T)[1])
-    return max(ours) * threads / 1e9, max(peak) * threads / 1e9
+        for rates, operation, count in ((peak, lambda: square[0] @ square[1], 2 * 2000**3), (ours, work, flops)):
+            for _ in range(6 if count < 1e10 else 1):
+                operation()
+            rates.extend(count / seconds(operation) for _ in range(2))
+    return statistics.median(ours) / 1e9, statistics.median(peak) / 1e9
 
 
 def _ratio(found: dict[str, float], slow: str, fast: str) -> str:
@@ -143,12 +148,10 @@ def _ratio(found: dict[str, float], slow: str, fast: str) -> str:
 
 
 def table(results: list[dict[str, float]], rates: dict[int, tuple[float, float]], threads: int) -> str:
-    """Markdown section."""
+    """Markdown tables for one number of BLAS threads."""
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     lines = [
-        f"float64, {threads} BLAS threads, NumPy {np.__version__}, {platform.machine()}, {os.cpu_count()} cores, load "
-        f"averages at the end {load}; n = {ROWS}, {PAIRS:,} pairs, k = {SETTINGS.k}, both ridges; pool of {POOL:,} rows. "
-        "Medians of wall seconds of turns taken one after another in one run; ratios of CPU seconds in brackets.",
+        f"### {threads} BLAS thread{'s' if threads > 1 else ''} (load averages at the end {load})",
         "",
         "| d | ours, alone | straightforward | ratio | d x d per point | ratio | subsample of a pool | alone / pool |"
         " pool, once | largest difference |",
@@ -188,19 +191,25 @@ def write(path: Path, section: str) -> None:
 def main() -> None:
     """Run, print, and write the section if asked; a width that is done is written at once."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=1, help="turns at d = 4096; three times as many at d = 576")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    results: list[dict[str, float]] = []
-    with blas_threads(arguments.threads):
-        rates = {d: products(d, arguments.threads) for d in (576, 4096)}
-        for d, rounds, points in ((576, 3 * arguments.rounds, 20), (4096, arguments.rounds, 1)):
-            results.append(compare(d, rounds, points))
-            section = table(results, rates, arguments.threads)
-            if arguments.out:
-                write(arguments.out, section)
-    print(section)
+    parts = [
+        f"float64, NumPy {np.__version__}, {platform.machine()}, {os.cpu_count()} cores; n = {ROWS}, {PAIRS:,} pairs, "
+        f"k = {SETTINGS.k}, both ridges; pool of {POOL:,} rows. Medians of wall seconds of turns taken one after "
+        "another in one run; ratios of CPU seconds in brackets."
+    ]
+    for threads in arguments.threads:
+        results: list[dict[str, float]] = []
+        with blas_threads(threads):
+            rates = {d: products(d) for d in (576, 4096)}
+            for d, rounds, points in ((576, 3 * arguments.rounds, 20), (4096, arguments.rounds, 1)):
+                results.append(compare(d, rounds, points))
+                if arguments.out:
+                    write(arguments.out, "\n\n".join([*parts, table(results, rates, threads)]))
+        parts.append(table(results, rates, threads))
+    print("\n\n".join(parts))
 
 
 if __name__ == "__main__":
