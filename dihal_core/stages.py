@@ -98,6 +98,7 @@ STAGES: dict[str, Stage] = {
             inputs=("activations",),
             libraries=(*SCIENCE, "torch"),
             unit="layer",
+            unkeyed=("compute.subsample_workers",),
             writes="one row per subsample: the three proxies, both ridges, diagnostics; document bootstrap",
         ),
         Stage(

@@ -54,6 +54,13 @@ class ComputeSettings(Settings):
     corpus_workers: int = Field(2, ge=1, le=64, description="Shards read side by side; changes no number.")
     asset_workers: int = Field(3, ge=1, le=16, description="Wheels fetched side by side; changes no number.")
     geometry_workers: int = Field(2, ge=1, le=256, description="Layers measured side by side; changes no number.")
+    subsample_workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Subsamples of one layer measured side by side on its one read and Gram matrix; changes no number. "
+        "With geometry_workers x subsample_workers = cores, fewer layers and more subsamples take less memory.",
+    )
     sweep_workers: int = Field(2, ge=1, le=256, description="Bridges trained side by side; changes no number.")
     dump_workers: int = Field(
         1,

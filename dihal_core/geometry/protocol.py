@@ -2,13 +2,15 @@
 
 Every large and small subsample gives one table row. All subsamples of a pool share its Gram matrix and
 neighbour lists where the pool fits (`geometry.max_pool_rows`); else each subsample has a Gram of its own.
-Each finished subsample is committed, so a kill loses the one in work. Only whole groups are flushed to
-disk, because a flush costs about as much as a measurement. The torch backends measure a group at once.
+Each finished subsample is committed, so a kill loses the one in work (with `compute.subsample_workers`, those
+in work). Only whole groups are flushed to disk, because a flush costs about as much as a measurement. The
+torch backends measure a group at once.
 
 Letters: N pool rows, n subsample rows, D columns, B replicates, M pairs.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -38,8 +40,8 @@ Request = tuple[str, np.ndarray, np.ndarray]
 class LayerPool:
     """The rows of one layer; the shared Gram matrix is made when first asked for."""
 
-    def __init__(self, rows_ND: np.ndarray, settings: Any, label: str):
-        self.rows_ND, self.settings, self.label = rows_ND, settings, label
+    def __init__(self, rows_ND: np.ndarray, settings: Any, label: str, workers: int = 1):
+        self.rows_ND, self.settings, self.label, self.workers = rows_ND, settings, label, workers
         self.fits = len(rows_ND) <= settings.max_pool_rows
         self._pool: GramPool | None = None
         self._torch_pool: Any = None
@@ -58,17 +60,27 @@ class LayerPool:
         return self.pool is not None
 
     def measure(self, requests: list[Request]) -> Iterator[Proxies]:
-        """Measure subsamples: pool rows, and pairs that are positions within them."""
+        """Measure subsamples, in the order asked: pool rows, and pairs that are positions within them."""
         if requests and self.settings.backend != "numpy":
             yield from self._by_torch(requests)
-            return
-        for name, rows_n, pairs_M2 in requests:
-            label = f"{self.label}, {name}"
-            if self.fits:
-                sample = self.pool.sample(pairs_M2, rows_n)
-            else:
-                sample = GramPool(self.rows_ND[rows_n], self.settings, label=label).sample(pairs_M2, last=True)
-            yield measure_sample(sample, self.settings, label)
+        elif self.workers == 1 or len(requests) < 2:
+            yield from map(self._measure_one, requests)
+        else:
+            self.prepare()
+            executor = ThreadPoolExecutor(self.workers, thread_name_prefix="subsample")
+            try:
+                yield from executor.map(self._measure_one, requests)
+            finally:
+                executor.shutdown(cancel_futures=True)
+
+    def _measure_one(self, request: Request) -> Proxies:
+        name, rows_n, pairs_M2 = request
+        label = f"{self.label}, {name}"
+        if self.fits:
+            sample = self.pool.sample(pairs_M2, rows_n)
+        else:
+            sample = GramPool(self.rows_ND[rows_n], self.settings, label=label).sample(pairs_M2, last=True)
+        return measure_sample(sample, self.settings, label)
 
     def _by_torch(self, requests: list[Request]) -> list[Proxies]:
         from dihal_core.geometry.torch_route import TorchPool, torch_threads  # torch is heavy
@@ -105,7 +117,7 @@ def _build(context: Any) -> dict[str, Any]:
     context.progress(0, len(draws), "subsamples")
     require_finite(activations.rows_ND, label)
     _, document_N = np.unique(activations.document_N, return_inverse=True)
-    layer_pool = LayerPool(activations.rows_ND, settings, label)
+    layer_pool = LayerPool(activations.rows_ND, settings, label, context.settings.compute.subsample_workers)
 
     rows = _measure_all(context, layer_pool, draws)
     large = [row for row in rows if row["group"] == "large"]

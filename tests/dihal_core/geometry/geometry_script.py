@@ -70,7 +70,7 @@ def settings(**geometry) -> StudySettings:
 
 
 def context(home: Path, record: StageRecord, layer: int, study: StudySettings, progress=silent) -> StageContext:
-    view = SettingsView(study, "geometry", STAGES["geometry"].reads)
+    view = SettingsView(study, "geometry", (*STAGES["geometry"].reads, *STAGES["geometry"].unkeyed))
     store = StageStore(home, "geometry", f"L{layer:02d}")
     return StageContext(view, layer, {"activations": record}, {}, store, progress)
 

@@ -137,6 +137,18 @@ def test_layers_built_side_by_side_as_threads_have_the_bytes_of_layers_built_in_
         assert {layer: future.result().digest for layer, future in futures.items()} == alone
 
 
+@pytest.mark.parametrize("max_pool_rows", [8192, 100])
+def test_subsamples_measured_side_by_side_give_the_bytes_of_those_measured_in_turn(
+    script, activations, tmp_path, max_pool_rows
+):
+    study = script.settings(max_pool_rows=max_pool_rows)
+    beside = study.model_copy(update={"compute": study.compute.model_copy(update={"subsample_workers": 3})})
+    turn = script.build(tmp_path / "turn", activations, 2, study)
+    together = script.build(tmp_path / "beside", activations, 2, beside)
+    assert together.digest == turn.digest
+    assert read_table(together)["large"]["trace"].tolist() == read_table(turn)["large"]["trace"].tolist()
+
+
 @pytest.mark.parametrize("stop", [3, 12, 31, 34.5])
 def test_a_killed_layer_goes_on_and_ends_in_the_same_bytes(script, tmp_path, stop):
     record = script.write_activations(tmp_path)
