@@ -15,13 +15,14 @@ from dihal_core.activations.amount import describe_amount, dump_bytes, require_c
 from dihal_core.backbones.identity import backbone_identity
 from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import BackboneSettings, StudySettings, UnetBridgeSettings
-from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, in_bytes, reading_cost
+from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, reading_cost
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
 from dihal_core.requests import find
 from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, require_disk
 from dihal_core.study import Records, request_for, stages_of, study_name, swept_layers, units_of
+from dihal_core.units import human_bytes
 
 GPU_FLOPS = 790e12 * 0.40
 """Assumed: bf16 rate of one H200-class GPU at 40 % model FLOP utilisation."""
@@ -195,15 +196,15 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         lines.append(
-            f"{row['stage']:<12} {row['task_runs']:>5} {in_bytes(row['bytes']):>8} {in_bytes(row['download_bytes']):>9} "
+            f"{row['stage']:<12} {row['task_runs']:>5} {human_bytes(row['bytes']):>8} {human_bytes(row['download_bytes']):>9} "
             f"{row['hours']:>9.3g}  {row['status']}: {row['why'].removeprefix('will run: ').removeprefix('cached: ')}"
         )
     lines.append(
-        f"{'total':<12} {sum(row['task_runs'] for row in rows):>5} {in_bytes(sum(row['bytes'] for row in rows)):>8} "
-        f"{in_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
+        f"{'total':<12} {sum(row['task_runs'] for row in rows):>5} {human_bytes(sum(row['bytes'] for row in rows)):>8} "
+        f"{human_bytes(sum(row['download_bytes'] for row in rows)):>9} {sum(row['hours'] for row in rows):>9.3g}"
     )
     lines.append(
-        f"Still to write: {in_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
+        f"Still to write: {human_bytes(sum(row['bytes_to_write'] for row in rows))} (the column `store` is what a stage holds "
         "once it is made, cached or not)."
     )
     rate = (
@@ -274,7 +275,7 @@ def preflight(settings: StudySettings, home: Path, flow: str = "full-study") -> 
         return [f"study {study_name(settings)}: every stage is cached"]
     return [
         f"study {study_name(settings)}: {settings.backbone.name}; to run: {', '.join(to_run)}",
-        f"needs about {in_bytes(needed)} of disk under {home}; rough estimate {hours * 60:.0f} minutes "
+        f"needs about {human_bytes(needed)} of disk under {home}; rough estimate {hours * 60:.0f} minutes "
         "(`dihal plan` says why each stage runs)",
     ]
 

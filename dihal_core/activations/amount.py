@@ -10,6 +10,7 @@ from typing import Any
 
 from dihal_core.activations.plan import estimate_bytes
 from dihal_core.errors import ConfigError
+from dihal_core.units import human_bytes
 
 GIGABYTE = 10**9
 
@@ -28,19 +29,10 @@ def dump_bytes(settings: Any) -> dict[str, int]:
     )
 
 
-def human_bytes(count: float) -> str:
-    """Return `10.38 TB` for 10_380_902_400_000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
-
-
 def describe_amount(sections: Mapping[str, int]) -> str:
     """Return one clause that names the sum and every section."""
-    parts = [f"{name} {human_bytes(count)}" for name, count in sections.items() if count]
-    return f"{human_bytes(sum(sections.values()))} ({', '.join(parts)})"
+    parts = [f"{name} {human_bytes(count, 4)}" for name, count in sections.items() if count]
+    return f"{human_bytes(sum(sections.values()), 4)} ({', '.join(parts)})"
 
 
 def require_confirmed(sections: Mapping[str, int], layers: int, windows: int, confirmed_gigabytes: float) -> None:
@@ -65,7 +57,7 @@ def require_confirmed(sections: Mapping[str, int], layers: int, windows: int, co
     if confirmed_gigabytes < needed:
         raise ConfigError(
             f"activations.store_everything stores all {layers} layers of every position of {windows} windows: "
-            f"{human_bytes(whole)} ({whole} bytes), {human_bytes(total)} with the pool, and compute.confirm_gigabytes "
+            f"{human_bytes(whole, 4)} ({whole} bytes), {human_bytes(total, 4)} with the pool, and compute.confirm_gigabytes "
             f"is {confirmed_gigabytes:g}; set compute.confirm_gigabytes={needed} to confirm, or leave "
             "activations.store_everything off: the geometry reads sampled positions only"
         )

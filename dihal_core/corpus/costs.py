@@ -12,6 +12,7 @@ from dihal_core.corpus.folder_plan import make_folder_plan
 from dihal_core.corpus.opening import is_local
 from dihal_core.corpus.plans import MARGIN, Plan
 from dihal_core.corpus.shards import BASE_URL
+from dihal_core.units import human_bytes
 
 DOWNLOAD_BYTES_PER_SECOND = 50e6
 """Assumed."""
@@ -75,25 +76,16 @@ def describe_reading(settings: StudySettings) -> list[str]:
     train = {name: round(share * corpus.num_sequences) for name, share in plan.shares.items()}
     verb = "download" if _is_remote(settings) else "read from disk"
     lines = [
-        f"corpus: {plan.label}: the first {in_bytes(prefix)} of {len(plan.shards)} shards, at most "
-        f"{in_bytes(len(plan.shards) * prefix)} to {verb}",
+        f"corpus: {plan.label}: the first {human_bytes(prefix)} of {len(plan.shards)} shards, at most "
+        f"{human_bytes(len(plan.shards) * prefix)} to {verb}",
         f"  {'source':<30} {'windows':>8} {'shards':>6} {'at most':>8}",
     ]
-    lines += [f"  {name:<30} {train[name]:>8} {n:>6} {in_bytes(n * prefix):>8}" for name, n in shards.items()]
+    lines += [f"  {name:<30} {train[name]:>8} {n:>6} {human_bytes(n * prefix):>8}" for name, n in shards.items()]
     fetch = cost["download"] / DOWNLOAD_BYTES_PER_SECOND
     lines.append(
         f"  about {fetch / 60:.1f} minutes of download at 50 MB/s, side by side with {cost['seconds'] / 60:.1f} minutes "
         f"of unpacking (50 MB/s of text per core, {settings.compute.corpus_workers} workers) and tokenising (250 K "
-        f"tokens/s); {in_bytes(cost['spool'])} of candidates wait on disk meanwhile"
+        f"tokens/s); {human_bytes(cost['spool'])} of candidates wait on disk meanwhile"
     )
     lines += [f"  {sentence}" for sentence in plan.missing]
     return lines
-
-
-def in_bytes(value: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"

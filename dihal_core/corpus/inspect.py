@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from dihal_core.corpus.costs import in_bytes
 from dihal_core.corpus.lines import read_documents
 from dihal_core.corpus.opening import (
     Listing,
@@ -20,6 +19,7 @@ from dihal_core.corpus.opening import (
 )
 from dihal_core.corpus.reports import ReadReport, share_damaged
 from dihal_core.errors import ConfigError
+from dihal_core.units import human_bytes
 
 OFFSETS_SHOWN = 1000
 """Rejected lines of one reason and file whose place is listed (their number is exact)."""
@@ -196,7 +196,7 @@ def format_inspection(found: Inspection, shown: int = 5) -> str:
     facts = found.to_json()
     lines = [
         f"{found.path}: {facts['documents']} documents in {facts['lines']} lines of {facts['files']} files "
-        f"({in_bytes(facts['bytes_read'])} stored, {in_bytes(facts['bytes_text'])} of text)"
+        f"({human_bytes(facts['bytes_read'])} stored, {human_bytes(facts['bytes_text'])} of text)"
     ]
     if found.sources:
         lines.append("sources: " + ", ".join(f"{name} {count}" for name, count in found.sources.most_common(20)))

@@ -2,9 +2,10 @@ import socket
 
 import pytest
 
-from dihal_core.corpus.costs import corpus_plan, describe_reading, in_bytes, reading_cost
+from dihal_core.corpus.costs import corpus_plan, describe_reading, reading_cost
 from dihal_core.corpus.shards import FOLDERS, folder_quotas
 from dihal_core.profiles import load_study
+from dihal_core.units import human_bytes
 from flows.cli import main
 
 
@@ -22,7 +23,7 @@ def test_the_plan_of_300k_windows_prints_without_a_network(no_network, tmp_path,
     printed = capsys.readouterr().out
     shards = len(corpus_plan(load_study("paper-qwen3-8b")).shards)
     assert f"Dolma v1.7, https://olmo-data.org/dolma-v1_7: the first 16.8 MB of {shards} shards" in printed
-    assert f"at most {in_bytes(shards * 16 * 2**20)} to download" in printed
+    assert f"at most {human_bytes(shards * 16 * 2**20)} to download" in printed
     assert "minutes of download at 50 MB/s" in printed
     for name in FOLDERS:
         assert f"  {name} " in printed
