@@ -2,7 +2,7 @@
 
 import pytest
 
-from dihal_core.activations.amount import dump_bytes
+from dihal_core.activations.amount import describe_amount, dump_bytes
 from dihal_core.errors import ConfigError
 from dihal_core.planning import format_plan, preflight, stage_costs
 from dihal_core.profiles import load_study
@@ -32,3 +32,7 @@ def test_storing_everything_is_refused_until_its_bytes_are_confirmed(tmp_path):
     assert "store_everything writes 10.46 TB (geom 81.1 GB, full 10.38 TB); refused until" in plan
     with pytest.raises(ConfigError, match="compute.confirm_gigabytes is 10000"):
         preflight(load_study("paper-llama-3.1-8b", overrides={**LLAMA, "compute.confirm_gigabytes": 10000}), tmp_path)
+
+
+def test_an_amount_names_its_sum_and_the_sections_that_are_not_empty():
+    assert describe_amount({"geom": 2000, "full": 0, "windows": 500}) == "2.5 kB (geom 2 kB, windows 500 B)"
