@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.hooks import HOOKS
 from flows.opening import MAX_TASKS, flow_run_name, open_study
 
 
@@ -15,6 +16,7 @@ from flows.opening import MAX_TASKS, flow_run_name, open_study
     validate_parameters=True,
     persist_result=True,
     result_serializer="json",
+    **HOOKS,
 )
 def locate(
     backbone: str | None = None,

@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.hooks import HOOKS
 from flows.opening import MAX_TASKS, flow_run_name, open_study
 
 
@@ -16,6 +17,7 @@ from flows.opening import MAX_TASKS, flow_run_name, open_study
     validate_parameters=True,
     persist_result=True,
     result_serializer="json",
+    **HOOKS,
 )
 def full_study(
     backbone: str | None = None,

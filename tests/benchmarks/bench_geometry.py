@@ -190,12 +190,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1, help="turns at d = 4096; three times as many at d = 576")
+    parser.add_argument("--widths", type=int, nargs="+", default=[576, 4096], choices=(576, 4096))
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     results: list[dict[str, float]] = []
     with blas_threads(arguments.threads):
-        rates = {d: products(d, arguments.threads) for d in (576, 4096)}
+        rates = {d: products(d, arguments.threads) for d in arguments.widths}
         for d, rounds, points in ((576, 3 * arguments.rounds, 20), (4096, arguments.rounds, 1)):
+            if d not in arguments.widths:
+                continue
             results.append(compare(d, rounds, points))
             section = table(results, rates, arguments.threads)
             if arguments.out:
