@@ -119,7 +119,7 @@ def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
         from flows.study import full_study as flow
 
     console.show_logs()
-    result = flow(
+    result: Any = flow(
         backbone=arguments.backbone,
         profile=arguments.profile,
         seed=arguments.seed,

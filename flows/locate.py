@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Prefect declares task runners invariant in their future, so that its own thread pool does not fit.
 """Locate alone: from text to the layer the geometry picks, without training a bridge."""
 
 from typing import Any

@@ -63,7 +63,7 @@ def _ended_before(client: Any, moment: datetime.datetime) -> list[Any]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterEndTime
     from prefect.client.schemas.sorting import FlowRunSort
 
-    chosen = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=moment))
+    chosen = FlowRunFilter(end_time=FlowRunFilterEndTime.model_validate({"before_": moment}))
     found: list[Any] = []
     seen = 0
     while True:

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -49,7 +50,8 @@ class TaskProgress(LoggedProgress):
             self._shown_at = now
             try:
                 if self._artifact is None:
-                    self._artifact = create_progress_artifact(percent, key=self.key, description=text)
+                    made: Any = create_progress_artifact(percent, key=self.key, description=text)
+                    self._artifact = made
                 else:
                     update_progress_artifact(self._artifact, progress=percent, description=text)
             except Exception as error:  # the server may be away for a moment; the work goes on

@@ -21,14 +21,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from dihal_core.store import inspect_store
 from flows import server
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600
 TOLD_WITHIN_SECONDS = 120
 """What a drill grants until the state of a run tells the truth."""
 SLOWED = {
     "sweep.training.epochs": 8.0,
     "sweep.training.max_steps": 40,
     "replace.training.epochs": 400.0,
-    "replace.training.max_steps": 600,
+    "replace.training.max_steps": 400,
 }
 """Smoke settings under which the final training takes a while and saves many checkpoints."""
 
