@@ -57,6 +57,9 @@ def main() -> int:
         fixed = ", ".join(advisory["fix_versions"]) or "no version yet"
         print(f"audit: {item['name']} {item['version']}: {advisory['id']}, fixed in {fixed}")
     skipped = [item["name"] for item in report if "skip_reason" in item]
+    if len(skipped) == len(report):
+        print("audit: this package index has no advisories (none of the pinned packages is known); nothing was checked")
+        return 0
     print(
         f"audit: {len(report) - len(skipped)} pinned packages, {len(open_ones)} open advisories, "
         f"{len(advisories) - len(open_ones)} accepted" + (f"; not known there: {', '.join(skipped)}" if skipped else "")

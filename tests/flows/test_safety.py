@@ -69,8 +69,8 @@ def test_a_profile_is_a_shipped_name(profile):
 @pytest.mark.parametrize(
     "address",
     [
-        "https://me:hunter22@example.org/dolma",
-        "s3://key:secret@bucket/dolma",
+        "https://me:hunter22@example.org/dolma",  # pragma: allowlist secret
+        "s3://key:secret@bucket/dolma",  # pragma: allowlist secret
         "https://example.org/dolma?X-Amz-Signature=abc",
         "https://example.org/dolma?a=1&token=abc",
     ],
