@@ -10,6 +10,7 @@ from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
 from dihal_core.study import pin_settings
 from flows.hooks import mark_earlier_lost_tasks
+from flows.outliving import outlive_worker
 from flows.safety import redact_logs, require_permitted
 from tasks.study import StudyRun
 
@@ -44,6 +45,7 @@ def open_study(
         If settings, weights or disk space will not do, or a deployment's run asks for what its operator has not
         permitted: before anything is spent.
     """
+    outlive_worker()
     redact_logs()
     mark_earlier_lost_tasks(flow_run.id)
     settings = load_study(profile, backbone, seed, overrides)

@@ -91,8 +91,18 @@ class Site:
         process.kill()
         until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 20, f"end of {name}")
 
+    def runs(self, name: str) -> bool:
+        """Return True if the server or the worker is alive."""
+        try:
+            process = self.process(name)
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except (OSError, psutil.Error):
+            return False
+
     def start(self, home: Path, overrides: dict[str, Any] | None = None) -> UUID:
-        """Ask for a smoke study in `home` and return the id of its flow run."""
+        """Ask for a smoke study in `home` and return the id of its flow run; an earlier drill may have ended midway."""
+        if not (self.runs("server") and self.runs("worker")):
+            self.up()
         with self.client() as client:
             deployment = client.read_deployment_by_name("dihal/full-study")
             variables = {"env": {**deployment.job_variables["env"], "DIHAL_HOME": str(home)}}
