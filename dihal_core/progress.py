@@ -13,6 +13,13 @@ log = logging.getLogger(__name__)
 Progress = Callable[[float, float, str], None]
 
 
+class StopRequested(BaseException):
+    """Raised by a listener to end the work at this report: what is finished is saved, then it goes on upwards.
+
+    Not an `Exception`, so that nobody takes it for a failure of the work.
+    """
+
+
 def silent(done: float, total: float, unit: str) -> None:
     """Listen to nothing: for callers that show no progress."""
 

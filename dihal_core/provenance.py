@@ -6,15 +6,19 @@ and `dihal_core.errors` are left out: settings enter a key by value, messages ch
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import threading
 from pathlib import Path
 
 from dihal_core.errors import ConfigError
 
 PACKAGE = "dihal_core"
+PARSE_ATTEMPTS = 20
+_parsing = threading.Lock()
 BY_VALUE = frozenset(
     {f"{PACKAGE}.{name}" for name in ("config", "errors", "progress", "stages", "profiles", "provenance", "store")}
 )
@@ -44,10 +48,23 @@ def _strip_docstrings(tree: ast.AST) -> None:
                 node.body = body[1:] or [ast.Pass()]
 
 
+def _parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a file, also while other threads build theirs.
+
+    CPython 3.11 counts the depth of all threads' trees in one place and calls a mismatch a SystemError; the tree
+    itself is never wrong, so it is asked for again.
+    """
+    source = path.read_text(encoding="utf-8")
+    for _ in range(PARSE_ATTEMPTS - 1):
+        with _parsing, contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
+
+
 @functools.cache
 def _read(path: str, _mtime_ns: int) -> tuple[str, tuple[str, ...]]:
     """Return (hash of the normalised source, names imported from our package)."""
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    tree = _parse(Path(path))
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -27,6 +27,8 @@ from dihal_core.errors import ArtifactError, ConfigError, ResourceError
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+STORE_FORMAT = 1
+"""Layout of stores and manifests that this version writes and reads; raise it with a change that old code misreads."""
 FULL_HASH_LIMIT_BYTES = 64 * 2**30
 """Stores up to this size are re-hashed before each use; larger ones are checked by size, and chunk by
 chunk through their crc32c when read."""
@@ -151,6 +153,11 @@ def inspect_store(home: Path, stage: str, key: str, full: bool = False) -> Store
     """Say whether the store of `stage` under `key` can be trusted, re-hashing its files.
 
     Stores above `FULL_HASH_LIMIT_BYTES` are compared by file sizes unless `full`.
+
+    Raises
+    ------
+    ArtifactError
+        If the store is of a newer format: it is neither read nor replaced.
     """
     folder = home / stage / key
     if not folder.exists():
@@ -159,6 +166,7 @@ def inspect_store(home: Path, stage: str, key: str, full: bool = False) -> Store
         return StoreStatus("absent", "never made with these settings, inputs and code")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        require_format(manifest, folder)
         record = StageRecord(stage, key, str(folder), manifest["digest"], manifest["counts"], manifest["unit"])
         expected: dict[str, dict[str, Any]] = manifest["files"]
         if manifest["stage"] != stage or manifest["key"] != key:
@@ -185,6 +193,23 @@ def inspect_store(home: Path, stage: str, key: str, full: bool = False) -> Store
         if store_digest(found) != manifest["digest"]:
             return StoreStatus("damaged", "manifest digest does not match its file list")
     return StoreStatus("intact", "complete; every file matches its digest", record, manifest)
+
+
+def require_format(manifest: dict[str, Any], folder: Path) -> None:
+    """Refuse a store that a newer version wrote; one that names no format at all is damaged.
+
+    Raises
+    ------
+    ArtifactError
+        With both formats and what to do.
+    KeyError, TypeError
+        If the manifest holds no format.
+    """
+    if int(manifest["format"]) > STORE_FORMAT:
+        raise ArtifactError(
+            f"store {folder} has format {manifest['format']}, made by a newer version of DiHAL Studio; this one reads "
+            f"format {STORE_FORMAT}: install the newer version, or keep its stores apart with another DIHAL_HOME"
+        )
 
 
 class StageStore:
@@ -276,7 +301,7 @@ class StageStore:
         files = hash_files(self.path)
         digest = store_digest(files)
         manifest = {
-            "format": 1,
+            "format": STORE_FORMAT,
             "stage": self.stage,
             "key": self.key,
             "unit": unit,

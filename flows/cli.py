@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
-from flows import cli_corpus, cli_generate, cli_store
+from flows import cli_corpus, cli_gc, cli_generate, cli_store
 from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print study.json")
 
     cli_store.register(commands)
+    cli_gc.register(commands)
     cli_generate.add_parsers(commands)
     return parser
 
@@ -118,7 +119,7 @@ def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
         from flows.study import full_study as flow
 
     console.show_logs()
-    result = flow(
+    result: Any = flow(
         backbone=arguments.backbone,
         profile=arguments.profile,
         seed=arguments.seed,
@@ -189,7 +190,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from flows import console, server
+    from flows import automations, console, server
 
     home, project = _home(arguments), Path.cwd()
     if not (project / server.PREFECT_FILE).is_file():
@@ -198,6 +199,7 @@ def _up(arguments: argparse.Namespace) -> int:
     server.write_prefect_toml(home, url, project)
     server.ensure_worker(home, url, console.say)
     server.deploy(home, url, project, console.say)
+    automations.apply_automations(url, project, console.say)
     console.say(f"Prefect UI: {url.removesuffix('/api')}")
     return 0
 
@@ -235,6 +237,7 @@ COMMANDS = {
     "down": _down,
     "report": _report,
     **cli_store.COMMANDS,
+    **cli_gc.COMMANDS,
     **cli_generate.COMMANDS,
 }
 

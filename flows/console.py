@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flows import server
+from flows.automations import AUTOMATIONS_FILE, apply_automations
 
+log = logging.getLogger(__name__)
 _STARTED = time.monotonic()
 
 
@@ -55,6 +57,8 @@ def connect(home: Path, port: int | None) -> str:
     project = Path.cwd()
     if (project / server.PREFECT_FILE).is_file():
         server.write_prefect_toml(home, url, project)
+    if (project / AUTOMATIONS_FILE).is_file():
+        apply_automations(url, project, log.debug)
     return url
 
 

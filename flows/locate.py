@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Prefect declares task runners invariant in their future, so that its own thread pool does not fit.
 """Locate alone: from text to the layer the geometry picks, without training a bridge."""
 
 from typing import Any
@@ -5,6 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.hooks import HOOKS
 from flows.opening import MAX_TASKS, flow_run_name, open_study
 
 
@@ -15,6 +18,7 @@ from flows.opening import MAX_TASKS, flow_run_name, open_study
     validate_parameters=True,
     persist_result=True,
     result_serializer="json",
+    **HOOKS,
 )
 def locate(
     backbone: str | None = None,

@@ -2,13 +2,16 @@
 
 from typing import Any
 
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from dihal_core.errors import ConfigError
 from dihal_core.planning import plan_study, preflight
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
 from dihal_core.study import pin_settings
+from flows.hooks import mark_earlier_lost_tasks
+from flows.outliving import outlive_worker
+from flows.safety import redact_logs, require_permitted
 from tasks.study import StudyRun
 
 MAX_TASKS = 64
@@ -39,9 +42,16 @@ def open_study(
     Raises
     ------
     ConfigError, AssetError, ResourceError
-        If settings, weights or disk space will not do: before anything is spent.
+        If settings, weights or disk space will not do, or a deployment's run asks for what its operator has not
+        permitted: before anything is spent.
     """
-    settings = pin_settings(load_study(profile, backbone, seed, overrides), ask_hub=True)
+    outlive_worker()
+    redact_logs()
+    mark_earlier_lost_tasks(flow_run.id)
+    settings = load_study(profile, backbone, seed, overrides)
+    if deployment.id is not None:  # asked for through the API, not by whoever sits at this machine
+        require_permitted(settings, resolve_home())
+    settings = pin_settings(settings, ask_hub=True)
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
     preflight(settings, study.home, flow)
     study.show_plan(plan_study(settings, study.home, flow))

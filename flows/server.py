@@ -22,6 +22,7 @@ import psutil
 
 from dihal_core.errors import ConfigError, ResourceError
 from dihal_core.store import dump_json, store_lock, write_atomically
+from flows.retention import retention_environment
 
 HOST = "127.0.0.1"
 FIRST_PORT = 4200
@@ -56,6 +57,7 @@ def prefect_environment(home: Path, url: str | None = None) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "true",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads crawl as soon as anything else wants a core
     }
+    environment |= retention_environment()
     if url:
         environment["PREFECT_API_URL"] = url
     return environment

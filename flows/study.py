@@ -1,11 +1,15 @@
+# pyright: reportCallIssue=false, reportArgumentType=false
+# Prefect declares task runners invariant in their future, so that its own thread pool does not fit.
 """The full study: from text to the answer, one Prefect flow that reads as a table of contents."""
 
 from typing import Any
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.hooks import HOOKS
 from flows.opening import MAX_TASKS, flow_run_name, open_study
 
 
@@ -16,6 +20,7 @@ from flows.opening import MAX_TASKS, flow_run_name, open_study
     validate_parameters=True,
     persist_result=True,
     result_serializer="json",
+    **HOOKS,
 )
 def full_study(
     backbone: str | None = None,

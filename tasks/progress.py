@@ -3,11 +3,13 @@
 import logging
 import threading
 import time
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from dihal_core.progress import LoggedProgress
+from tasks.stopping import current_run, end_if_asked
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +24,10 @@ def artifact_key(*parts: str) -> str:
 
 
 class TaskProgress(LoggedProgress):
-    """`LoggedProgress` that also keeps one progress artifact up to date (made at the first report)."""
+    """`LoggedProgress` that also keeps one progress artifact up to date (made at the first report).
+
+    A report of a run that was asked to stop ends the task (see `tasks.stopping`).
+    """
 
     def __init__(self, label: str, key: str, every_s: float = 5.0):
         super().__init__(label, every_s=every_s, also=self._show)
@@ -30,6 +35,12 @@ class TaskProgress(LoggedProgress):
         self._shown_at = -ARTIFACT_EVERY_S
         self._artifact: UUID | None = None
         self._lock = threading.Lock()
+        self._run = current_run()
+
+    def __call__(self, done: float, total: float, unit: str) -> None:
+        """Record that `done` of `total` units are finished."""
+        end_if_asked(self._run)
+        super().__call__(done, total, unit)
 
     def _show(self, percent: float, text: str) -> None:
         with self._lock:
@@ -39,7 +50,8 @@ class TaskProgress(LoggedProgress):
             self._shown_at = now
             try:
                 if self._artifact is None:
-                    self._artifact = create_progress_artifact(percent, key=self.key, description=text)
+                    made: Any = create_progress_artifact(percent, key=self.key, description=text)
+                    self._artifact = made
                 else:
                     update_progress_artifact(self._artifact, progress=percent, description=text)
             except Exception as error:  # the server may be away for a moment; the work goes on

@@ -36,8 +36,8 @@ def stage_task(stage: Stage) -> Task[Any, Any]:
         return record.to_json()
 
     run.__name__ = run.__qualname__ = stage.name
-    return task(
-        run,
+    return task(  # pyright: ignore[reportCallIssue]
+        run,  # pyright: ignore[reportArgumentType]
         name=stage.name,
         description=stage.writes,
         task_run_name=_run_name,

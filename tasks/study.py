@@ -14,12 +14,14 @@ from prefect.futures import PrefectFuture
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, DihalError, ResourceError
 from dihal_core.explain import explain
+from dihal_core.housekeeping import hold_home
 from dihal_core.requests import StageRequest, find, snapshot_code
 from dihal_core.stages import STAGES, check_stages, unit_label
 from dihal_core.store import MANIFEST, StageRecord, discard_store, store_lock
 from dihal_core.study import Records, publish_hybrid, publish_study, request_for, seal_selection, study_name, units_of
 from tasks.progress import artifact_key
 from tasks.stages import TASKS
+from tasks.stopping import stops_tasks
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class StudyRun:
         check_stages(force)
         snapshot_code()
         self.settings, self.home, self.force = settings, home, force
+        self.in_use = hold_home(home)  # `dihal gc` removes nothing meanwhile
         self.records: Records = {}
         self.failed: dict[str | int, str] = {}
         self.futures: dict[str, list[PrefectFuture[Any]]] = {}
@@ -42,6 +45,7 @@ class StudyRun:
         self.started = time.monotonic()
         self._results: list[Any] = []  # kept alive: Prefect draws edges by object id, and freed ids come back
 
+    @stops_tasks
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
         started = time.monotonic()

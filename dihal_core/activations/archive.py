@@ -121,7 +121,7 @@ def _copy(source: Path, place: Path | str, codec: str, coding: list[Any], starte
             serializer=BytesCodec(endian="little"),
             compressors=coding,
             fill_value=array.fill_value,
-            dimension_names=array.metadata.dimension_names,
+            dimension_names=getattr(array.metadata, "dimension_names", None),
             attributes=dict(array.attrs),
             config={"write_empty_chunks": True},
         )

@@ -27,7 +27,7 @@ def place(model: Any, device: str, device_map: str | dict[str, int | str] | None
         return model.to(device)
     from accelerate import dispatch_model
 
-    named = dict(device_map) if isinstance(device_map, dict) else _infer(model, device_map)
+    named: dict[str, Any] = dict(device_map) if isinstance(device_map, dict) else _infer(model, device_map)
     kinds = Counter("cpu" if str(where) in ("cpu", "disk") else "gpu" for where in named.values())
     if "disk" in named.values() or (kinds["gpu"] and kinds["cpu"]):
         outside = [name or "the model" for name, where in named.items() if str(where) in ("cpu", "disk")]
@@ -44,7 +44,7 @@ def place(model: Any, device: str, device_map: str | dict[str, int | str] | None
         ) from error
 
 
-def _infer(model: Any, strategy: str) -> dict[str, int | str]:
+def _infer(model: Any, strategy: str) -> dict[str, Any]:
     from accelerate import infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 

@@ -42,7 +42,8 @@ def shallow_copy(module: nn.Module) -> Any:
         twin.__dict__[name] = collections.OrderedDict()
     wrapped = module.__dict__.get("forward")
     if isinstance(wrapped, functools.partial) and hasattr(module, "_old_forward"):
-        own_forward = types.MethodType(module._old_forward.__func__, twin)
+        original: Any = module._old_forward
+        own_forward = types.MethodType(original.__func__, twin)
         twin.__dict__["_old_forward"] = own_forward
         twin.__dict__["forward"] = functools.update_wrapper(functools.partial(wrapped.func, twin), own_forward)
     elif wrapped is not None:

@@ -53,8 +53,9 @@ def _draw_weights(arm: Arm, generator: torch.Generator) -> None:
     Constructors draw from torch's global generator, which layers trained side by side share.
     """
     for module in arm.modules():
-        drawn = isinstance(module, nn.Linear | nn.Conv2d) and not getattr(module, "keeps_weights", False)
-        if drawn and bool(module.weight.any()):
+        if not isinstance(module, nn.Linear | nn.Conv2d) or getattr(module, "keeps_weights", False):
+            continue
+        if bool(module.weight.any()):
             bound = module.weight[0].numel() ** -0.5
             for parameter in module.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)

@@ -5,6 +5,7 @@ Letters: N token states, D hidden size, c latent channels, s latent side.
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class VaeLatents(nn.Module):
 
     def __init__(self, width: int, channels: int, side: int, source: str, revision: str | None):
         super().__init__()
-        vae = load_vae(source, revision, channels)
+        vae: Any = load_vae(source, revision, channels)
         factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image = (int(vae.config["in_channels"]), side * factor, side * factor)
         self.scale = float(vae.config["scaling_factor"])
@@ -114,7 +115,7 @@ class VaeLatents(nn.Module):
         return float((back - image).square().sum() / (image - image.mean(dim=0)).square().sum())
 
 
-def make_latents(settings: UnetBridgeSettings, width: int) -> nn.Module:
+def make_latents(settings: UnetBridgeSettings, width: int) -> "PlainLatents | VaeLatents":
     """Return the codec that `settings` ask for."""
     channels, side = latent_shape(settings, width)
     if settings.vae is None:
@@ -122,7 +123,7 @@ def make_latents(settings: UnetBridgeSettings, width: int) -> nn.Module:
     return VaeLatents(width, channels, side, settings.vae, settings.vae_revision)
 
 
-def load_vae(source: str, revision: str | None, channels: int) -> nn.Module:
+def load_vae(source: str, revision: str | None, channels: int) -> Any:
     """Return a frozen AutoencoderKL from safetensors in a local folder or on the hub, or a tiny random one.
 
     Raises
@@ -132,12 +133,14 @@ def load_vae(source: str, revision: str | None, channels: int) -> nn.Module:
     ConfigError
         If its latents have another number of channels.
     """
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+
+    make: Any = AutoencoderKL
 
     if source == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            vae = AutoencoderKL(
+            vae = make(
                 block_out_channels=(8, 8),
                 down_block_types=("DownEncoderBlock2D",) * 2,
                 up_block_types=("UpDecoderBlock2D",) * 2,

@@ -158,7 +158,7 @@ def make_unet(settings: UnetBridgeSettings, channels: int, side: int) -> Any:
     ConfigError
         If weights and settings disagree, or the latent is too small for the UNet's levels.
     """
-    from diffusers import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     levels = len(settings.block_channels)
     if side % 2 ** (levels - 1):
@@ -176,7 +176,7 @@ def make_unet(settings: UnetBridgeSettings, channels: int, side: int) -> Any:
             )
         widen_input(unet, 2 * channels)
         for module in unet.modules():
-            module.keeps_weights = True
+            module.keeps_weights = True  # pyright: ignore[reportArgumentType]
         return unet
     crossed = levels - 1 if levels > 1 else 1
     return UNet2DConditionModel(
@@ -199,7 +199,7 @@ def widen_input(unet: Any, channels: int) -> None:
     old = unet.conv_in
     if old.in_channels == channels:
         return
-    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    new: Any = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding)
     new.weight.zero_()
     new.weight[:, : old.in_channels].copy_(old.weight)
     new.bias.copy_(old.bias)

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false
+# Defaults are given to Field by position, which pyright does not count as defaults.
 """Every setting of a study, as frozen data with bounds and descriptions. Imports no torch.
 
 A profile (`dihal_core/profiles/*.toml`) fills these models; `--set a.b=c` overrides single values;

@@ -1,3 +1,5 @@
+# pyright: reportCallIssue=false
+# Defaults are given to Field by position, which pyright does not count as defaults.
 """Settings of backbone, text and hidden states."""
 
 from typing import Literal

@@ -89,7 +89,8 @@ def open_stream(url: str) -> Any:
         if url.startswith(("http://", "https://")):
             # size: no extra request for it; block_size 0: one plain stream, not ranges
             return RemoteStream(url, fsspec.filesystem("http", **_http_options()).open(url, "rb", block_size=0, size=1))
-        return RemoteStream(url, fsspec.open(url, "rb", compression=None).open())
+        file: Any = fsspec.open(url, "rb", compression=None)
+        return RemoteStream(url, file.open())
     except Exception as error:
         raise explained(url, error, "it could not be reached") from error
 

@@ -74,7 +74,8 @@ def choose(
         chosen = sorted(paths, key=lambda path: seeded_rank(seed, "shard", _PACKING.sub("", path)))
         chosen = chosen[: corpus.shards_per_source]
         pages = corpus.num_eval_wiki if name == evaluation_folder else 0
-        budget = tuple(budget_of(wanted, len(chosen)) for wanted in (quotas[name], heldout[name], pages))
+        train, held, evaluated = (budget_of(wanted, len(chosen)) for wanted in (quotas[name], heldout[name], pages))
+        budget = (train, held, evaluated)
         if any(budget):
             shards.extend(Shard(name, path, budget) for path in chosen)
     return Plan(label, licence, tuple(shards), shares, tuple(missing), evaluation_folder)

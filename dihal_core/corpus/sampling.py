@@ -198,7 +198,7 @@ def _pool(corpus: CorpusSettings, plan: Plan, reports: Sequence[ReadReport], sto
         else:
             missing.append(f"evaluation pages are left out: no page of {plan.evaluation_folder} fell into their band")
     origins = (Origin("shards", plan.label, {report.name: report.sha256 for report in reports}),)
-    facts = {"shards": [report.to_json() for report in reports]}
+    facts: dict[str, object] = {"shards": [report.to_json() for report in reports]}
     return Pool(tuple(sources), evaluation, origins, tuple(missing), facts)
 
 

@@ -5,7 +5,7 @@ Letters: N windows of one document, T tokens per window, S text tokens, C charac
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,7 +59,8 @@ class WindowEncoder:
     ):
         self.tokenizer, self.separator_id, self.pad_id = tokenizer, separator_id, pad_id
         self.window_tokens, self.min_window_tokens, self.seed = window_tokens, min_window_tokens, seed
-        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        unknown: Any = tokenizer.unk_token_id
+        special = set(tokenizer.all_special_ids) - {unknown}
         self._is_control_V = np.zeros(max(len(tokenizer), separator_id + 1), dtype=bool)
         self._is_control_V[sorted({separator_id, *special})] = True
         self.cut_documents = 0

@@ -114,7 +114,7 @@ def score_layers(
     ResourceError
         If the N x N matrices do not fit into memory.
     """
-    settings = ProxySettings() if settings is None else settings
+    settings = ProxySettings() if settings is None else settings  # pyright: ignore[reportCallIssue]
     layers = _by_index(hidden_states)
     chosen = sorted(layers) if candidates is None else sorted(set(candidates))
     unknown = [layer for layer in chosen if layer not in layers]

@@ -225,7 +225,7 @@ def measure(
     input; with exact duplicates, low rank or one dimension 10^3 times the others it is 1e-6 or better.
     The torch backends agree with NumPy to 1e-9 relative (1e-6 on the same degenerate input).
     """
-    settings = ProxySettings() if settings is None else settings
+    settings = ProxySettings() if settings is None else settings  # pyright: ignore[reportCallIssue]
     if settings.backend != "numpy":
         from dihal_core.geometry.torch_route import TorchPool  # torch is heavy and not always wanted
 

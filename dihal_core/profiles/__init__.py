@@ -19,12 +19,12 @@ from dihal_core.errors import ConfigError, nearest
 
 @functools.cache
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads(resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def profile_names() -> tuple[str, ...]:
     """Return the names of all shipped profiles, sorted."""
-    names = (entry.name for entry in resources.files(__package__).iterdir())
+    names = (entry.name for entry in resources.files(__name__).iterdir())
     return tuple(sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and n != "backbones.toml"))
 
 
@@ -56,8 +56,9 @@ def _profile(name: str) -> dict[str, Any]:
 
 def _parameters_of(config: dict[str, Any]) -> int:
     """Roughly: 12 d^2 a block and one embedding; for planning only."""
-    width = config.get("hidden_size", config.get("n_embd"))
-    return 12 * config.get("num_hidden_layers", config.get("n_layer")) * width**2 + config["vocab_size"] * width
+    width: Any = config.get("hidden_size", config.get("n_embd"))
+    layers: Any = config.get("num_hidden_layers", config.get("n_layer"))
+    return 12 * layers * width**2 + config["vocab_size"] * width
 
 
 def _backbone_from_folder(folder: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def dress(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid:
     axes.tick_params(colors=LIGHT["muted"], labelsize=SMALL, width=0.7, length=3)
     axes.tick_params(which="minor", length=0)
     if grid:
-        axes.grid(True, axis=grid, color=LIGHT["grid"], linewidth=0.7, zorder=0)
+        axes.grid(True, axis=grid, color=LIGHT["grid"], linewidth=0.7, zorder=0)  # pyright: ignore[reportArgumentType]
     axes.set_axisbelow(True)
     if title:
         axes.set_title(plain(title), loc="left", fontsize=FONT, color=LIGHT["ink"], pad=7, fontweight="bold")

@@ -78,7 +78,7 @@ def _validation_panel(axes: Axes, curves: Mapping[str, Sequence[Json]], arms: Ma
     legend(axes, loc="best")
 
 
-def _thousands(value: float, _position: int | None = None) -> str:
+def _thousands(value: float, _position: float | None = None) -> str:
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:g}{unit}"

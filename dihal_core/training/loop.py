@@ -20,7 +20,7 @@ from dihal_core.bridges.arms import own_state
 from dihal_core.bridges.frame import Batch, TrainedArm
 from dihal_core.config import TrainingSettings
 from dihal_core.errors import NumericsError
-from dihal_core.progress import Progress, silent
+from dihal_core.progress import Progress, StopRequested, silent
 from dihal_core.training.batches import BatchSource, batch_windows, noise_generator, total_steps
 from dihal_core.training.budget import Ledger
 from dihal_core.training.checkpoints import Checkpoints
@@ -89,6 +89,8 @@ def train(
     ------
     NumericsError
         If a loss or gradient is not finite, naming layer, arm and step; the last checkpoint is kept.
+    StopRequested
+        If `progress` asks to stop; the finished steps are saved first.
     """
     steps = total_steps(settings, len(windows))
     iterations = settings.muon_iterations if settings.optimizer == "muon" else 0
@@ -107,7 +109,7 @@ def train(
 
     with source.targets.reading_ahead(order()):
         for step, indices in enumerate(order(), start=first):
-            progress(step, steps, "steps")
+            _report(progress, step, steps, runs, checkpoints if step > first else None)
             batch = source.load(indices, autocast_dtype(settings))
             for name, run in runs.items():
                 extra = None if suffix is None else functools.partial(suffix.loss, run.arm, batch, indices)
@@ -125,6 +127,15 @@ def train(
         for key, weight in arm.named_parameters():
             weight.copy_(runs[name].average.get(key, weight))
     return runs
+
+
+def _report(progress: Progress, done: int, steps: int, runs: dict[str, Run], checkpoints: Checkpoints | None) -> None:
+    try:
+        progress(done, steps, "steps")
+    except StopRequested:
+        if checkpoints is not None:
+            _save(runs, checkpoints, done)
+        raise
 
 
 @torch.no_grad()

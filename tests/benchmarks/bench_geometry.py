@@ -193,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=1, help="turns at d = 4096; three times as many at d = 576")
+    parser.add_argument("--widths", type=int, nargs="+", default=[576, 4096], choices=(576, 4096))
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     parts = [
@@ -203,8 +204,10 @@ def main() -> None:
     for threads in arguments.threads:
         results: list[dict[str, float]] = []
         with blas_threads(threads):
-            rates = {d: products(d) for d in (576, 4096)}
+            rates = {d: products(d) for d in arguments.widths}
             for d, rounds, points in ((576, 3 * arguments.rounds, 20), (4096, arguments.rounds, 1)):
+                if d not in arguments.widths:
+                    continue
                 results.append(compare(d, rounds, points))
                 if arguments.out:
                     write(arguments.out, "\n\n".join([*parts, table(results, rates, threads)]))

@@ -1,3 +1,5 @@
+import ast
+import gc
 import itertools
 import os
 import subprocess
@@ -80,3 +82,33 @@ def test_keys_are_computed_without_importing_torch():
 def test_settings_enter_a_key_by_value_and_not_by_the_modules_that_declare_them():
     for name in STAGES:
         assert not [module for module in closure_of(name) if module.startswith("dihal_core.config")]
+
+
+def test_the_closure_is_found_although_another_tree_is_built_in_between(tmp_path):
+    """CPython 3.11 counts the depths of all trees in one place (seen in a study that was retried)."""
+    package = tmp_path / "dihal_core"
+    package.mkdir()
+    (package / "m0.py").write_text(f"x = {'(' * 60}1{')' * 60}\n" * 50)
+    began = []
+
+    class Litter:
+        """Garbage whose end, at any allocation, builds a tree: as a finalizer or another thread may."""
+
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            began.append(ast.parse("1"))
+            if len(began) < 500:
+                Litter()
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(1, 1, 1)
+    try:
+        Litter()
+        assert list(code_closure("dihal_core.m0", root=package)) == ["dihal_core.m0"]
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert began

@@ -10,6 +10,7 @@ import pytest
 
 from dihal_core.errors import ArtifactError, ConfigError, ResourceError
 from dihal_core.store import (
+    STORE_FORMAT,
     StageStore,
     discard_store,
     inspect_store,
@@ -153,3 +154,28 @@ def test_a_withdrawn_unit_is_not_committed_any_more(tmp_path):
     assert not store.has("u0")
     assert store.committed_unit("u0") == {}
     assert store.committed() == {}
+
+
+def set_format(record, value):
+    path = record.path / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**manifest, "format": value} if value is not None else without_format(manifest)))
+
+
+def without_format(manifest):
+    return {name: value for name, value in manifest.items() if name != "format"}
+
+
+def test_a_store_of_a_newer_format_is_refused_and_left_alone(tmp_path):
+    record = make(tmp_path)
+    set_format(record, STORE_FORMAT + 1)
+    with pytest.raises(ArtifactError, match=f"format {STORE_FORMAT + 1}.*reads format {STORE_FORMAT}: install"):
+        inspect_store(tmp_path, "corpus", "k1")
+    assert (record.path / "a/data.bin").read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize("value", [None, "one", [1]])
+def test_a_store_that_names_no_format_is_damaged(tmp_path, value):
+    record = make(tmp_path)
+    set_format(record, value)
+    assert inspect_store(tmp_path, "corpus", "k1").state == "damaged"

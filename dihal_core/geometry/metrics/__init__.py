@@ -132,7 +132,8 @@ def view_of(hidden_states_ND: np.ndarray, settings: ProxySettings | None = None,
     ConfigError, NumericsError
         As `dihal_core.geometry.measure`.
     """
-    return LayerView(GramPool(hidden_states_ND, settings or ProxySettings(), label=label))
+    settings = settings or ProxySettings()  # pyright: ignore[reportCallIssue]
+    return LayerView(GramPool(hidden_states_ND, settings, label=label))
 
 
 def measure_metrics(view: LayerView, names: tuple[str, ...] | None = None) -> dict[str, float | None]:

@@ -6,6 +6,8 @@ one N, one scale and one corpus. Rows whose nearer neighbour is identical (dista
 Letters: N rows, K neighbours in ascending distance, Q rows that count.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import brentq
 
@@ -49,7 +51,8 @@ def gride(distance_NK: np.ndarray, scale: int) -> float:
 
     if slope(LARGEST_DIMENSION) > 0:
         raise NumericsError(f"the distances to neighbours {scale} and {2 * scale} are nearly equal for all rows")
-    return float(brentq(slope, 1e-9, LARGEST_DIMENSION, xtol=1e-12, rtol=1e-12))
+    root: Any = brentq
+    return float(root(slope, 1e-9, LARGEST_DIMENSION, xtol=1e-12, rtol=1e-12))
 
 
 def levina_bickel(distance_NK: np.ndarray, k: int) -> float:

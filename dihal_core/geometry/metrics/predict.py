@@ -4,6 +4,7 @@ Letters: N rows, D columns, E columns of the embedding output, V vocabulary, B r
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -109,7 +110,8 @@ def logit_lens_ce(hidden_ND: np.ndarray, head: Head, target_N: np.ndarray, block
         if target_B.min() < 0 or target_B.max() >= logit_BV.shape[1]:
             raise ConfigError(f"targets reach {target_B.max()}, the head gives {logit_BV.shape[1]} logits")
         chosen_B = np.take_along_axis(logit_BV, target_B[:, None], axis=1)[:, 0]
-        loss = float((logsumexp(logit_BV, axis=1) - chosen_B).sum())
+        total_B: Any = logsumexp(logit_BV, axis=1)
+        loss = float((total_B - chosen_B).sum())
         if not np.isfinite(loss):
             raise NumericsError(
                 f"the head gives logits that are not finite among rows {first}..{first + len(target_B) - 1}"

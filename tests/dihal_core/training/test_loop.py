@@ -4,6 +4,7 @@ import torch
 
 from dihal_core.bridges.arms import own_state
 from dihal_core.errors import NumericsError
+from dihal_core.progress import StopRequested
 from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.loop import train
 from dihal_core.training.losses import validation_errors
@@ -42,6 +43,26 @@ def test_resumed_equals_uninterrupted(make_arms, source, training, tmp_path, sto
     assert_equal_bits(straight[0], resumed[0])
     assert straight[1] == resumed[1]
     assert [point["step"] for point in straight[1]["bridge"][2]] == [3, 6, 9]
+
+
+def test_a_stop_request_saves_the_finished_steps_and_a_resume_ends_in_the_same_bits(
+    make_arms, source, training, tmp_path
+):
+    straight = make_arms("bridge")
+    train(straight, source, TRAIN, training, 0, "layer 2")
+
+    def ask(done, total, unit):
+        if done == 5:
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        train(make_arms("bridge"), source, TRAIN, training, 0, "layer 2", Checkpoints(tmp_path), ask)
+    assert Checkpoints(tmp_path).load()[1]["done"] == 5  # the last regular checkpoint was at 3
+    visited = []
+    resumed = make_arms("bridge")
+    train(resumed, source, TRAIN, training, 0, "layer 2", Checkpoints(tmp_path), lambda done, *_: visited.append(done))
+    assert visited == [5, 6, 7, 8]
+    assert_equal_bits(weights(straight), weights(resumed))
 
 
 def test_an_arm_trains_the_same_alone_and_beside_another(make_arms, source, training):

@@ -1,0 +1,52 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.events.schemas.automations import AutomationCore, Posture
+
+from dihal_core.errors import ConfigError, ResourceError
+from flows.automations import AUTOMATIONS_FILE, apply_automations, read_automations
+from flows.server import prefect_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_shipped_automation_crashes_runs_whose_heartbeats_stop_and_knows_all_our_final_states():
+    (data,) = read_automations(ROOT / AUTOMATIONS_FILE)
+    automation = AutomationCore.model_validate(data)
+    trigger = automation.trigger
+    assert trigger.posture == Posture.Proactive
+    heartbeat = int(prefect_environment(ROOT)["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert timedelta(seconds=2 * heartbeat) < trigger.within < timedelta(seconds=120 - 15)
+    ends = {"Completed", "Partial", "Failed", "TimedOut", "Cancelled", "Crashed"}
+    assert {f"prefect.flow-run.{name}" for name in ends} <= trigger.expect
+    assert automation.actions[0].state == "CRASHED"
+
+
+def test_applying_twice_leaves_one_and_takes_over_changes(prefect_server, tmp_path):
+    said = []
+    apply_automations(prefect_server, ROOT, said.append)
+    (tmp_path / "deployments").mkdir()
+    text = (ROOT / AUTOMATIONS_FILE).read_text(encoding="utf-8").replace("within: 80", "within: 70")
+    (tmp_path / AUTOMATIONS_FILE).write_text(text, encoding="utf-8")
+    apply_automations(prefect_server, tmp_path, said.append)
+    with get_client(sync_client=True) as client:
+        (found,) = client.read_automations_by_name("dihal-dead-runs")
+    assert found.trigger.within == timedelta(seconds=70)
+    assert said == ["automations applied: dihal-dead-runs"] * 2
+
+
+@pytest.mark.parametrize("text", ["", "automations", "other: []", "{"])
+def test_an_unusable_file_is_a_sentence(text, tmp_path):
+    path = tmp_path / "automations.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no list under `automations`"):
+        read_automations(path)
+
+
+def test_an_automation_the_server_cannot_take_is_named(prefect_server, tmp_path):
+    (tmp_path / "deployments").mkdir()
+    (tmp_path / AUTOMATIONS_FILE).write_text("automations: [{name: broken}]", encoding="utf-8")
+    with pytest.raises(ResourceError, match="'broken'"):
+        apply_automations(prefect_server, tmp_path, print)
