@@ -142,6 +142,14 @@ def _metrics(_request: StageRequest, record: StageRecord) -> str:
     return "## Further metrics of every layer\n\n" + artifacts.markdown_metrics(_data(record, "metrics.json"))
 
 
+def _ablate(_request: StageRequest, record: StageRecord) -> str:
+    return f"## {record.unit}\n\n{_counts_table(record)}"
+
+
+def _ablation(_request: StageRequest, record: StageRecord) -> str:
+    return (record.path / PUBLISHED["ablation"][0]).read_text(encoding="utf-8").replace("\n## ", "\n### ")
+
+
 def _page(_request: StageRequest, record: StageRecord) -> str:
     answer = "\n".join(f"1. {line}" for line in record.counts.get("answer", []))
     page = record.path / PUBLISHED[record.stage][0]
@@ -164,6 +172,8 @@ ARTIFACTS: dict[str, Callable[[StageRequest, StageRecord], str]] = {
     "report": _page,
     "metrics": _metrics,
     "locate": _page,
+    "ablate": _ablate,
+    "ablation": _ablation,
 }
 
 

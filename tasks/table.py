@@ -19,6 +19,8 @@ ARTIFACT_CONTENT = {
     "report": "the answer, link to the report",
     "metrics": "metrics of every layer",
     "locate": "the answer, link to the page",
+    "ablate": "FVU, KL and seconds of the arm",
+    "ablation": "the comparison, link to the table",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dihal_core.config.ablation import AblationSettings
 from dihal_core.config.base import Settings
 from dihal_core.config.bridges import BridgeBase, BridgeSettings, MlpBridgeSettings, UnetBridgeSettings
 from dihal_core.config.data import ActivationSettings, BackboneSettings, CorpusSettings, HuggingFaceSettings
@@ -16,6 +17,7 @@ from dihal_core.config.geometry import AgreementSettings, GeometrySettings, Metr
 from dihal_core.config.training import EvaluationSettings, ReplaceSettings, SweepSettings, TrainingSettings
 
 __all__ = [
+    "AblationSettings",
     "ActivationSettings",
     "AgreementSettings",
     "BackboneSettings",
@@ -96,6 +98,7 @@ class StudySettings(Settings):
     agreement: AgreementSettings = AgreementSettings()
     replace: ReplaceSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    ablation: AblationSettings = AblationSettings()
     report: ReportSettings = ReportSettings()
     compute: ComputeSettings = ComputeSettings()
 
@@ -139,6 +142,7 @@ class StudySettings(Settings):
             ("activations.num_sequences", self.activations.num_sequences),
             ("sweep.num_sequences", self.sweep.num_sequences),
             ("replace.num_sequences", self.replace.num_sequences),
+            ("ablation.num_sequences", self.ablation.num_sequences or 0),
         ):
             if wanted > available:
                 raise ValueError(f"{label} {wanted} exceeds corpus.num_sequences {available}; raise the latter")
