@@ -140,6 +140,12 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "rate": rate / 4 if not on_gpu else rate,
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
+        "cost": {
+            "bytes": 1e4,
+            "flops": per_token * window * settings.cost.windows * (1 + len(settings.cost.sampling_steps))
+            + per_token * window * settings.cost.timed_windows * 2 * (settings.cost.rounds + 1),
+            "rate": rate,
+        },
         "hybrid": {"bytes": 4 * bridge + 1e7, "flops": 0, "rate": rate},
         "report": {"bytes": 2e6, "flops": 0, "rate": rate},
         "metrics": {

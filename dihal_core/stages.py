@@ -161,6 +161,22 @@ STAGES: dict[str, Stage] = {
             writes="NLL, PPL, bits per byte, KL, top-1 of teacher, hybrid and controls, per document, with intervals",
         ),
         Stage(
+            "cost",
+            "dihal_core.evaluation.cost:build_cost",
+            reads=(
+                *BACKBONE,
+                "cost",
+                "bridge",
+                "evaluation.bootstrap_replicates",
+                "evaluation.confidence",
+                "compute.device",
+            ),
+            inputs=("assets", "corpus", "replace"),
+            libraries=TORCH,
+            after=("evaluate",),
+            writes="KL and PPL against sampler steps on some windows; FLOPs per token of bridge, blocks and head",
+        ),
+        Stage(
             "hybrid",
             "dihal_core.hybrid.export:build_hybrid",
             reads=(
@@ -190,6 +206,7 @@ STAGES: dict[str, Stage] = {
                 "agreement",
                 "replace",
                 "evaluate",
+                "cost",
             ),
             libraries=("matplotlib", "jinja2"),
             writes="report.html, study.json, figures, tables as CSV",

@@ -15,6 +15,7 @@ ARTIFACT_CONTENT = {
     "agreement": "scatter, correlations, comparators",
     "replace": "training curves",
     "evaluate": "final table with intervals",
+    "cost": "quality against sampler steps, cost per token",
     "hybrid": "the model card",
     "report": "the answer, link to the report",
     "metrics": "metrics of every layer",

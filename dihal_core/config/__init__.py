@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from dihal_core.config.ablation import AblationSettings
 from dihal_core.config.base import Settings
 from dihal_core.config.bridges import BridgeBase, BridgeSettings, MlpBridgeSettings, UnetBridgeSettings
+from dihal_core.config.cost import CostSettings
 from dihal_core.config.data import ActivationSettings, BackboneSettings, CorpusSettings, HuggingFaceSettings
 from dihal_core.config.geometry import AgreementSettings, GeometrySettings, MetricSettings, ProxySettings, ScoreSettings
 from dihal_core.config.training import EvaluationSettings, ReplaceSettings, SweepSettings, TrainingSettings
@@ -25,6 +26,7 @@ __all__ = [
     "BridgeSettings",
     "ComputeSettings",
     "CorpusSettings",
+    "CostSettings",
     "EvaluationSettings",
     "GeometrySettings",
     "HuggingFaceSettings",
@@ -98,6 +100,7 @@ class StudySettings(Settings):
     agreement: AgreementSettings = AgreementSettings()
     replace: ReplaceSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    cost: CostSettings = CostSettings()
     ablation: AblationSettings = AblationSettings()
     report: ReportSettings = ReportSettings()
     compute: ComputeSettings = ComputeSettings()
