@@ -17,5 +17,5 @@ class CostSettings(Settings):
         12, ge=1, description="Evaluation windows of the curve, each of another document while there are any (ours)."
     )
     rounds: int = Field(5, ge=2, le=1000, description="Timed rounds; all parts are timed in turn in each (ours).")
-    timed_windows: int = Field(4, ge=1, le=1024, description="Windows of one timed forward (ours).")
+    timed_windows: int = Field(2, ge=1, le=1024, description="Windows of one timed forward (ours).")
     threads: int = Field(2, ge=1, le=256, description="Intra-op threads; part of the key.")

@@ -68,7 +68,9 @@ def build_cost(context: StageContext) -> dict[str, Any]:
     )  # fmt: skip
     tokens_BT = torch.from_numpy(np.asarray(windows.tokens_NT[indices[: chosen.timed_windows]], np.int64))
     parts = cost_parts(backbone, layer, bridge, tokens_BT, chosen.sampling_steps, settings.seed)
-    flops = {part: counted_flops(run) / tokens_BT.numel() for part, run in parts.items()}
+    one_1T = tokens_BT[:1]
+    counted = cost_parts(backbone, layer, bridge, one_1T, chosen.sampling_steps, settings.seed)
+    flops = {part: counted_flops(run) / one_1T.numel() for part, run in counted.items()}
     seconds = seconds_per_token(
         parts, tokens_BT.numel(), chosen.rounds,
         lambda done, total, _: context.progress(round(CURVE_SHARE + (100 - CURVE_SHARE) * done / total, 1), 100, "%"),

@@ -154,6 +154,8 @@ def tables_of(results: StudyResults) -> dict[str, Table]:
         found += [make(results.score) for make in (locate.layer_table, locate.variant_table, locate.stability_table)]
     if results.sweeps or results.gaps:
         found += [locate.sweep_table(results.sweeps, results.gaps, selected), locate.sweep_long_table(results.sweeps)]
+    if study.vae_rows(results):
+        found.append(study.vae_table(results))
     if results.agreement is not None:
         makers = (locate.loss_table, locate.predictor_table, locate.rule_table, locate.partial_table)
         found += [make(results.agreement) for make in makers]

@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "3bbc593b65acbb0594808001c7d879d96e8580eb8a8602410f7e8da69191b255"
+TEMPLATES_SHA256 = "be27af5bd2ab915e6a4bde19572a1341f42dd885187dbde7c6c6190d3131a511"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 
