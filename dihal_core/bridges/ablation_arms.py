@@ -6,6 +6,7 @@ appendix D.1 only the question is known, not the arms.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from dihal_core.config import AblationSettings, BridgeBase, MlpBridgeSettings, UnetBridgeSettings
 from dihal_core.errors import ConfigError, nearest
@@ -29,7 +30,7 @@ def with_ridge(tokens: int) -> SettingsOf:
     return lambda bridge, ablation: as_mlp(bridge, ablation).model_copy(update={"ridge_tokens": tokens})
 
 
-def _shared(bridge: BridgeBase) -> dict[str, object]:
+def _shared(bridge: BridgeBase) -> dict[str, Any]:
     return {name: getattr(bridge, name) for name in BridgeBase.model_fields}
 
 

@@ -33,8 +33,9 @@ def vae_rows(results: StudyResults) -> list[Json]:
     rows = [
         {"where": f"sweep, layer {layer}", **block["vae"]} for layer, block in results.sweeps.items() if "vae" in block
     ]
-    if "vae" in (results.replace or {}):
-        rows.append({"where": f"full training, layer {results.replace['layer']}", **results.replace["vae"]})
+    replace = results.replace or {}
+    if "vae" in replace:
+        rows.append({"where": f"full training, layer {replace['layer']}", **replace["vae"]})
     return rows
 
 

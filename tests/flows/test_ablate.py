@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,22 @@ def test_every_arm_and_seed_is_a_unit_and_nothing_runs_twice(ablated):
     fewer = pin_device(load_study("smoke", overrides={"ablation.arms": ["mlp", "ridge-3"]}))
     rows = {row["stage"]: row for row in plan_study(fewer, home, "ablate")}
     assert (rows["ablate"]["status"], rows["ablation"]["status"]) == ("cached", "will run")
+
+
+@pytest.mark.slow
+def test_the_command_prints_verdict_and_place_from_finished_stores(ablated, prefect_server):
+    home, result = ablated
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "ablate", "--profile", "smoke", "--home", str(home)],
+        env={**os.environ, "PREFECT_API_URL": prefect_server},
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert result["answer"][0] in done.stdout
+    assert f"report: {result['report']}" in done.stdout
 
 
 def test_short_options_of_the_command_are_settings():
