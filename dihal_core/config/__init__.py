@@ -135,6 +135,10 @@ class StudySettings(Settings):
                 f"replace.layer {self.replace.layer} is outside 1..{top} of {self.backbone.name}; "
                 "choose a block index, 0 is the embedding output"
             )
+        if self.ablation.layer > top:
+            raise ValueError(
+                f"ablation.layer {self.ablation.layer} is outside 1..{top} of {self.backbone.name}; choose a block index"
+            )
         if isinstance(self.bridge, UnetBridgeSettings) and self.bridge.vae == "random" and self.profile != "smoke":
             raise ValueError(
                 "bridge.vae=random is a randomly initialised autoencoder: noise in the path, refused outside the smoke "

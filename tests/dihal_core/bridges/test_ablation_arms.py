@@ -68,5 +68,7 @@ def test_one_value_of_the_budget_or_the_unet_can_be_set_alone():
     )
     assert (study.ablation.training.max_steps, study.ablation.training.epochs) == (7, 1.0)
     assert (study.ablation.unet.block_channels, study.ablation.unet.latent_channels) == ((16, 32), 36)
+    with pytest.raises(ConfigError, match=r"ablation\.layer 30 is outside 1\.\.29"):
+        load_study("quickstart", overrides={"ablation.layer": 30})
     with pytest.raises(ConfigError, match=r"ablation\.num_sequences 9000 exceeds corpus\.num_sequences 6000"):
         load_study("quickstart", overrides={"ablation.num_sequences": 9000})

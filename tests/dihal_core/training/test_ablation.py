@@ -3,7 +3,6 @@ import json
 import pytest
 
 from dihal_core.bridges.ablation_arms import ABLATION_ARMS, ablation_units, row_name
-from dihal_core.errors import ConfigError
 from dihal_core.requests import find
 from dihal_core.runner import ensure
 from dihal_core.study import units_of
@@ -87,9 +86,3 @@ def test_a_killed_unit_resumes_to_the_same_bytes(made, request_in, smoke, stop_a
 def test_the_number_of_seeds_and_the_choice_of_arms_redo_no_unit(request_in, smoke):
     wider = smoke.model_copy(update={"ablation": smoke.ablation.model_copy(update={"seeds": 9, "arms": ("mlp",)})})
     assert request_in("ablate", smoke, unit="mlp-s0").key == request_in("ablate", wider, unit="mlp-s0").key
-
-
-def test_a_layer_no_bridge_can_enter_is_refused(request_in, smoke):
-    deep = smoke.model_copy(update={"ablation": smoke.ablation.model_copy(update={"layer": 4})})
-    with pytest.raises(ConfigError, match=r"layer 4 is outside 1\.\.3"):
-        ensure(request_in("ablate", deep, unit="skip-s0"))
