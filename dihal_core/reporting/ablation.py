@@ -82,6 +82,7 @@ def _over_seeds(found: Json | None, decimals: int) -> str | None:
 
 def ablation_table(comparison: Json, seconds: dict[str, Json]) -> Table:
     """Return the comparison, a row per arm and number of sampler steps; the arm compared with is set off."""
+    against = next(row_label(row) for row in comparison["rows"] if row["row"] == comparison["reference"])
     columns = (
         Column("label", "arm", "text"),
         Column("seeds", "seeds", "count"),
@@ -99,9 +100,9 @@ def ablation_table(comparison: Json, seconds: dict[str, Json]) -> Table:
         Column("ppl_text", "PPL over seeds", "text"),
         Column("kl_to_ridge", "KL / ridge's", "interval", decimals=3),
         Column("ppl_to_teacher", "PPL / teacher's", "interval", decimals=3),
-        Column("kl_difference", "KL minus fast bridge's", "interval", decimals=3),
-        Column("nll_difference", "NLL minus fast bridge's", "interval", decimals=3),
-        Column("below", "seeds below it", "text"),
+        Column("kl_difference", f"KL minus {against}'s", "interval", decimals=3),
+        Column("nll_difference", f"NLL minus {against}'s", "interval", decimals=3),
+        Column("below", f"seeds with a KL below {against}", "text"),
     )
     rows, marks = [], []
     for row in comparison["rows"]:
