@@ -73,7 +73,7 @@ bench: $(STAMP)-test
 	@$(PIP) -e ".[test,bench]"
 	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks.bench_corpus --megabytes 4 --rounds 2
 	@$(BIN)/python tests/benchmarks/bench_dump.py --windows 16 --batch 8 --rounds 1
-	@$(BIN)/python tests/benchmarks/bench_geometry.py --widths 576
+	@$(BIN)/python tests/benchmarks/bench_geometry.py --widths 576 --threads 1
 	@if ls runs/studies/*/hybrid >/dev/null 2>&1; then $(BIN)/python tests/benchmarks/bench_generation.py --home runs \
 		--layers 1 --tokens 8 --rounds 3 --seconds 30; else echo "bench_generation: needs a finished study (make study)"; fi
 

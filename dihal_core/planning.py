@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from dihal_core.activations.amount import describe_amount, dump_bytes, require_confirmed
 from dihal_core.backbones.identity import backbone_identity
+from dihal_core.bridges.ablation_arms import ABLATION_ARMS, ablation_units, parse_unit
 from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import BackboneSettings, StudySettings, UnetBridgeSettings
 from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, reading_cost
@@ -38,6 +39,23 @@ def _training_tokens(settings: StudySettings, section: Any, fraction: float) -> 
     full = section.num_sequences * fraction * training.epochs
     steps = min(full / training.batch_sequences, training.max_steps or float("inf"))
     return steps * training.batch_sequences * window
+
+
+def _ablation_cost(settings: StudySettings, per_token: float) -> dict[str, float]:
+    """Bytes and FLOPs of all trainings and evaluations of the comparison."""
+    chosen, backbone, window = settings.ablation, settings.backbone, settings.corpus.window_tokens
+    windows = (chosen.num_sequences or settings.corpus.num_sequences) * chosen.training.epochs
+    steps = min(windows / chosen.training.batch_sequences, chosen.training.max_steps or float("inf"))
+    tokens = steps * chosen.training.batch_sequences * window
+    arms = [ABLATION_ARMS[parse_unit(unit)[0]] for unit in ablation_units(chosen)]
+    sizes = [bridge_size(arm.settings(settings.bridge, chosen), backbone.hidden_size) for arm in arms if arm.trained]
+    scored = getattr(settings.corpus, f"num_{chosen.evaluation_set}") * window
+    rows = sum(1 + len(chosen.sampling_steps if arm.diffusion else (1,)) for arm in arms)
+    prefix = per_token * chosen.layer / backbone.num_layers
+    return {
+        "bytes": sum(4 * size.parameters for size in sizes) + 1e5 * len(arms),
+        "flops": sum(tokens * (3 * size.flops + prefix) for size in sizes) + rows * scored * per_token,
+    }
 
 
 def _hub_bytes(settings: StudySettings) -> float:
@@ -123,6 +141,12 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "rate": rate / 4 if not on_gpu else rate,
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
+        "cost": {
+            "bytes": 1e4,
+            "flops": per_token * window * settings.cost.windows * (1 + len(settings.cost.sampling_steps))
+            + per_token * window * settings.cost.timed_windows * 2 * (settings.cost.rounds + 1),
+            "rate": rate,
+        },
         "hybrid": {"bytes": 4 * bridge + 1e7, "flops": 0, "rate": rate},
         "report": {"bytes": 2e6, "flops": 0, "rate": rate},
         "metrics": {
@@ -132,6 +156,8 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "rate": GEOMETRY_CPU_FLOPS,
         },
         "locate": {"bytes": 3e6, "flops": 0, "rate": rate},
+        "ablate": {**_ablation_cost(settings, per_token), "rate": rate / 4 if not on_gpu else rate},
+        "ablation": {"bytes": 1e5, "flops": 0, "rate": rate},
     }
 
 

@@ -28,7 +28,7 @@ class Stage:
     inputs: tuple[str, ...]
     libraries: tuple[str, ...]
     unit: str | None = None
-    """What one task run stands for (`layer`, `asset`, `set`); None for a single run."""
+    """What one task run stands for (`layer`, `asset`, `set`, `arm and seed`); None for a single run."""
     after: tuple[str, ...] = ()
     """Stages that decide a value in the key (the chosen layer) without being an input."""
     writes: str = ""
@@ -162,6 +162,22 @@ STAGES: dict[str, Stage] = {
             writes="NLL, PPL, bits per byte, KL, top-1 of teacher, hybrid and controls, per document, with intervals",
         ),
         Stage(
+            "cost",
+            "dihal_core.evaluation.cost:build_cost",
+            reads=(
+                *BACKBONE,
+                "cost",
+                "bridge",
+                "evaluation.bootstrap_replicates",
+                "evaluation.confidence",
+                "compute.device",
+            ),
+            inputs=("assets", "corpus", "replace"),
+            libraries=TORCH,
+            after=("evaluate",),
+            writes="KL and PPL against sampler steps on some windows; FLOPs per token of bridge, blocks and head",
+        ),
+        Stage(
             "hybrid",
             "dihal_core.hybrid.export:build_hybrid",
             reads=(
@@ -191,6 +207,7 @@ STAGES: dict[str, Stage] = {
                 "agreement",
                 "replace",
                 "evaluate",
+                "cost",
             ),
             libraries=("matplotlib", "jinja2"),
             writes="report.html, study.json, figures, tables as CSV",
@@ -211,13 +228,45 @@ STAGES: dict[str, Stage] = {
             libraries=("matplotlib", "jinja2"),
             writes="locate.html, locate.json, every subsample as CSV, figures",
         ),
+        Stage(
+            "ablate",
+            "dihal_core.training.ablation:build_ablate",
+            reads=(
+                *BACKBONE,
+                "bridge",
+                "ablation.layer",
+                "ablation.num_sequences",
+                "ablation.validation_fraction",
+                "ablation.training",
+                "ablation.unet",
+                "ablation.sampling_steps",
+                "ablation.evaluation_set",
+                "ablation.threads",
+                "corpus.window_tokens",
+                "evaluation.batch_sequences",
+                "compute.device",
+            ),
+            inputs=("assets", "corpus"),
+            libraries=TORCH,
+            unit="arm and seed",
+            writes="one bridge or control of the comparison with one seed: weights, FVU, KL and NLL per document, FLOPs",
+        ),
+        Stage(
+            "ablation",
+            "dihal_core.reporting.ablation:build_ablation",
+            reads=("",),
+            inputs=("ablate",),
+            libraries=(*SCIENCE, "jinja2"),
+            writes="ablation.md, ablation.json, ablation.csv: every arm with budget, intervals and spread over seeds",
+        ),
     )
 }
 
 
 FLOWS: dict[str, tuple[str, ...]] = {
-    "full-study": tuple(name for name in STAGES if name not in ("metrics", "locate")),
+    "full-study": tuple(name for name in STAGES if name not in ("metrics", "locate", "ablate", "ablation")),
     "locate": ("assets", "corpus", "activations", "geometry", "score", "metrics", "locate"),
+    "ablate": ("assets", "corpus", "gates", "ablate", "ablation"),
 }
 """The stages of each flow, in order. What two flows share they share as stores."""
 

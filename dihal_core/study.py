@@ -10,6 +10,7 @@ from typing import Any
 
 from dihal_core.assets import required_assets
 from dihal_core.backbones.identity import backbone_identity, pin_revision
+from dihal_core.bridges.ablation_arms import ablation_units
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
 from dihal_core.hybrid.sources import HYBRID
@@ -119,6 +120,8 @@ def units_of(
         return settings.table_layers if stage == "geometry" else swept_layers(settings, (records or {}).get("score"))
     if kind == "set":
         return ("eval_wiki", "heldout") if settings.corpus.num_eval_wiki else ("heldout",)
+    if kind == "arm and seed":
+        return ablation_units(settings.ablation)
     return None
 
 
@@ -140,7 +143,7 @@ def values_of(
         values["python"] = platform.python_version()  # the code source is this interpreter's standard library
     if stage == "replace":
         values["layer"] = chosen_layer(settings, records["score"])
-    if stage in ("report", "locate"):
+    if stage in ("report", "locate", "ablation"):
         values["study_name"] = study_name(settings)
         values["backbone_identity"] = backbone_identity(settings.backbone, home)
     if stage == "report":
@@ -177,9 +180,13 @@ def study_folder(home: Path, settings: StudySettings) -> Path:
     return home / "studies" / study_name(settings)
 
 
-PUBLISHED = {"report": ("report.html", "study.json"), "locate": ("locate.html", "locate.json", "subsamples.csv")}
+PUBLISHED = {
+    "report": ("report.html", "study.json"),
+    "locate": ("locate.html", "locate.json", "subsamples.csv"),
+    "ablation": ("ablation.md", "ablation.json", "ablation.csv"),
+}
 """What the last stage of a flow hands to people; its page comes first."""
-LEDGERS = {"report": "ledger.json", "locate": "locate-ledger.json"}
+LEDGERS = {"report": "ledger.json", "locate": "locate-ledger.json", "ablation": "ablation-ledger.json"}
 
 
 def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledger: dict[str, Any]) -> Path:

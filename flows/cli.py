@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
-from flows import cli_corpus, cli_gc, cli_generate, cli_store
+from flows import cli_ablate, cli_corpus, cli_gc, cli_generate, cli_store
 from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_store.register(commands)
     cli_gc.register(commands)
     cli_generate.add_parsers(commands)
+    cli_ablate.add_parser(commands, _study_arguments)
     return parser
 
 
@@ -115,6 +116,8 @@ def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
     os.environ.update(server.prefect_environment(home, url))
     if flow_name == "locate":
         from flows.locate import locate as flow
+    elif flow_name == "ablate":
+        from flows.ablate import ablate as flow
     else:
         from flows.study import full_study as flow
 
@@ -136,6 +139,11 @@ def _study(arguments: argparse.Namespace) -> int:
 
 def _locate(arguments: argparse.Namespace) -> int:
     _run(arguments, "locate")
+    return 0
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    _run(cli_ablate.with_choices(arguments), "ablate")
     return 0
 
 
@@ -239,6 +247,7 @@ COMMANDS = {
     **cli_store.COMMANDS,
     **cli_gc.COMMANDS,
     **cli_generate.COMMANDS,
+    "ablate": _ablate,
 }
 
 

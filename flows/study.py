@@ -52,6 +52,7 @@ def full_study(
         study.run("agreement")
     study.run("replace")
     study.run("evaluate")
+    study.run("cost")
     study.run("hybrid")
     study.run("report")
 

@@ -129,6 +129,16 @@ def _evaluate(_request: StageRequest, record: StageRecord) -> str:
     return f"## Evaluation on {record.unit}\n\n" + artifacts.markdown_evaluation([_data(record, "evaluation.json")])
 
 
+def _cost(_request: StageRequest, record: StageRecord) -> str:
+    from dihal_core.reporting import tables_cost
+
+    cost = _data(record, "cost.json")
+    tables = tables_cost.steps_table(cost), tables_cost.cost_table(cost, record.counts["seconds_per_token"])
+    return "## What sampler steps buy and what a token costs\n\n" + "\n".join(
+        f"### {table.caption}\n\n{table.markdown()}" for table in tables
+    )
+
+
 def _hybrid(_request: StageRequest, record: StageRecord) -> str:
     card = (record.path / "README.md").read_text(encoding="utf-8")
     return "## The hybrid as a model\n\n" + card.split("---\n", 2)[-1].replace("\n# ", "\n### ").replace(
@@ -140,6 +150,14 @@ def _metrics(_request: StageRequest, record: StageRecord) -> str:
     from dihal_core.reporting import artifacts
 
     return "## Further metrics of every layer\n\n" + artifacts.markdown_metrics(_data(record, "metrics.json"))
+
+
+def _ablate(_request: StageRequest, record: StageRecord) -> str:
+    return f"## {record.unit}\n\n{_counts_table(record)}"
+
+
+def _ablation(_request: StageRequest, record: StageRecord) -> str:
+    return (record.path / PUBLISHED["ablation"][0]).read_text(encoding="utf-8").replace("\n## ", "\n### ")
 
 
 def _page(_request: StageRequest, record: StageRecord) -> str:
@@ -160,10 +178,13 @@ ARTIFACTS: dict[str, Callable[[StageRequest, StageRecord], str]] = {
     "agreement": _agreement,
     "replace": _replace,
     "evaluate": _evaluate,
+    "cost": _cost,
     "hybrid": _hybrid,
     "report": _page,
     "metrics": _metrics,
     "locate": _page,
+    "ablate": _ablate,
+    "ablation": _ablation,
 }
 
 

@@ -17,7 +17,7 @@ from tasks.caching import CONTENT_KEY
 from tasks.progress import TaskProgress, artifact_key
 from tasks.retries import RETRY
 
-GPU_STAGES = frozenset({"gates", "activations", "ridge", "sweep", "replace", "evaluate", "metrics"})
+GPU_STAGES = frozenset({"gates", "activations", "ridge", "sweep", "replace", "evaluate", "cost", "metrics", "ablate"})
 """Stages that run the backbone: tagged `gpu`, so that a Prefect concurrency limit can hold them."""
 
 

@@ -15,10 +15,13 @@ ARTIFACT_CONTENT = {
     "agreement": "scatter, correlations, comparators",
     "replace": "training curves",
     "evaluate": "final table with intervals",
+    "cost": "quality against sampler steps, cost per token",
     "hybrid": "the model card",
     "report": "the answer, link to the report",
     "metrics": "metrics of every layer",
     "locate": "the answer, link to the page",
+    "ablate": "FVU, KL and seconds of the arm",
+    "ablation": "the comparison, link to the table",
 }
 
 

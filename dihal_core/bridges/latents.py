@@ -3,6 +3,7 @@
 Letters: N token states, D hidden size, c latent channels, s latent side.
 """
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from dihal_core.config import UnetBridgeSettings
 from dihal_core.errors import AssetError, ConfigError
 
 RANDOM = "random"
+PASS_STATES = 32
+"""States that go through the autoencoder together while its distortion is measured."""
 
 
 def latent_shape(settings: UnetBridgeSettings, width: int) -> tuple[int, int]:
@@ -113,6 +116,30 @@ class VaeLatents(nn.Module):
         image = self.enter(states_ND).unflatten(1, self.image)
         back = self._frozen[0].decode(self._frozen[0].encode(image).latent_dist.mode()).sample
         return float((back - image).square().sum() / (image - image.mean(dim=0)).square().sum())
+
+    @torch.no_grad()
+    def restored(self, states_ND: Tensor, through_vae: bool = True) -> Tensor:
+        """Return the states nearest to the image that comes back, by least squares of the projection `enter`.
+
+        The trained `leave` is no inverse of `enter` (it makes the bridge's correction), so it cannot tell what the
+        autoencoder loses. Without the autoencoder only what the projection itself cannot hold is missing.
+        """
+        flat_NP = self.enter(states_ND)
+        if through_vae:
+            flat_NP = torch.cat([self._there_and_back(part).flatten(1) for part in flat_NP.split(PASS_STATES)])
+        weight_PD = self.enter.weight.double()
+        inverse_DP = torch.linalg.pinv(weight_PD.T @ weight_PD, hermitian=True) @ weight_PD.T
+        return (flat_NP.double() @ inverse_DP.T).to(states_ND.dtype)
+
+    def _there_and_back(self, flat_NP: Tensor) -> Tensor:
+        image = flat_NP.unflatten(1, self.image)
+        return self._frozen[0].decode(self._frozen[0].encode(image).latent_dist.mode()).sample
+
+    def as_started(self, width: int) -> "VaeLatents":
+        """Return these latents with the projection they started from; the autoencoder is shared."""
+        fresh = copy.copy(self)
+        fresh._modules = {**self._modules, "enter": Projection(width, math.prod(self.image)).to(self.enter.weight)}
+        return fresh
 
 
 def make_latents(settings: UnetBridgeSettings, width: int) -> "PlainLatents | VaeLatents":

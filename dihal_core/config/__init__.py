@@ -11,13 +11,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dihal_core.config.ablation import AblationSettings
 from dihal_core.config.base import Settings
 from dihal_core.config.bridges import BridgeBase, BridgeSettings, MlpBridgeSettings, UnetBridgeSettings
+from dihal_core.config.cost import CostSettings
 from dihal_core.config.data import ActivationSettings, BackboneSettings, CorpusSettings, HuggingFaceSettings
 from dihal_core.config.geometry import AgreementSettings, GeometrySettings, MetricSettings, ProxySettings, ScoreSettings
 from dihal_core.config.training import EvaluationSettings, ReplaceSettings, SweepSettings, TrainingSettings
 
 __all__ = [
+    "AblationSettings",
     "ActivationSettings",
     "AgreementSettings",
     "BackboneSettings",
@@ -25,6 +28,7 @@ __all__ = [
     "BridgeSettings",
     "ComputeSettings",
     "CorpusSettings",
+    "CostSettings",
     "EvaluationSettings",
     "GeometrySettings",
     "HuggingFaceSettings",
@@ -105,6 +109,8 @@ class StudySettings(Settings):
     agreement: AgreementSettings = AgreementSettings()
     replace: ReplaceSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    cost: CostSettings = CostSettings()
+    ablation: AblationSettings = AblationSettings()
     report: ReportSettings = ReportSettings()
     compute: ComputeSettings = ComputeSettings()
 
@@ -138,6 +144,10 @@ class StudySettings(Settings):
                 f"replace.layer {self.replace.layer} is outside 1..{top} of {self.backbone.name}; "
                 "choose a block index, 0 is the embedding output"
             )
+        if self.ablation.layer > top:
+            raise ValueError(
+                f"ablation.layer {self.ablation.layer} is outside 1..{top} of {self.backbone.name}; choose a block index"
+            )
         if isinstance(self.bridge, UnetBridgeSettings) and self.bridge.vae == "random" and self.profile != "smoke":
             raise ValueError(
                 "bridge.vae=random is a randomly initialised autoencoder: noise in the path, refused outside the smoke "
@@ -148,6 +158,7 @@ class StudySettings(Settings):
             ("activations.num_sequences", self.activations.num_sequences),
             ("sweep.num_sequences", self.sweep.num_sequences),
             ("replace.num_sequences", self.replace.num_sequences),
+            ("ablation.num_sequences", self.ablation.num_sequences or 0),
         ):
             if wanted > available:
                 raise ValueError(f"{label} {wanted} exceeds corpus.num_sequences {available}; raise the latter")

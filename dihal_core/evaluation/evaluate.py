@@ -48,11 +48,11 @@ def build_evaluation(context: StageContext) -> dict[str, Any]:
     folder = inputs["replace"].path
     layer = int(json.loads((folder / "replace.json").read_bytes())["layer"])
     arms = load_arms(folder / "arms", device)
-    probe_BT = _batch(windows, 0, min(PROBED_WINDOWS, len(windows)))
+    probe_BT = padded_batch(windows, 0, min(PROBED_WINDOWS, len(windows)))
     leaks = require_no_leak(arms, backbone.embed(probe_BT), "trained", settings.seed)
     hybrids = make_hybrids(backbone, layer, arms, chosen.sampling_steps, settings.seed)
-    _evaluate_batches(context, backbone, hybrids, windows)
-    sums = _committed_sums(context, windows)
+    evaluate_batches(context, backbone, hybrids, windows)
+    sums = committed_sums(context, windows)
     report = summarise(sums, windows, chosen.bootstrap_replicates, chosen.confidence, settings.seed, name)
     context.store.write_json(
         "evaluation.json",
@@ -116,7 +116,7 @@ def conventions(separator_token: str, windows: Windows) -> dict[str, str]:
     }
 
 
-def _batch(windows: Windows, start: int, rows: int) -> torch.Tensor:
+def padded_batch(windows: Windows, start: int, rows: int) -> torch.Tensor:
     """Return tokens_BT from window `start`, always `rows` rows; those past the end are separators only."""
     taken_BT = np.asarray(windows.tokens_NT[start : start + rows])
     batch_BT = np.full((rows, windows.tokens_NT.shape[1]), windows.separator_id, dtype=np.int64)
@@ -124,9 +124,10 @@ def _batch(windows: Windows, start: int, rows: int) -> torch.Tensor:
     return torch.from_numpy(batch_BT)
 
 
-def _evaluate_batches(
+def evaluate_batches(
     context: StageContext, backbone: Backbone, hybrids: Mapping[str, Hybrid], windows: Windows
 ) -> None:
+    """Score all hybrids batch by batch and commit each; committed batches are not scored again."""
     rows = context.settings.evaluation.batch_sequences
     done = context.store.committed()
     context.progress(0, len(windows), "windows")
@@ -138,7 +139,7 @@ def _evaluate_batches(
             def tick(share: float, start: int = start, count: int = len(taken)) -> None:
                 context.progress(round(start + share * count, 1), len(windows), "windows")
 
-            metrics = score_batch(backbone, hybrids, _batch(windows, start, rows), lengths_B, start, tick)
+            metrics = score_batch(backbone, hybrids, padded_batch(windows, start, rows), lengths_B, start, tick)
             context.store.commit(_unit(start), _window_sums(metrics, len(taken)))
         context.progress(min(start + rows, len(windows)), len(windows), "windows")
 
@@ -157,7 +158,7 @@ def _window_sums(metrics: Mapping[str, TokenMetrics], count: int) -> dict[str, A
     }
 
 
-def _committed_sums(context: StageContext, windows: Windows) -> dict[str, Any]:
+def committed_sums(context: StageContext, windows: Windows) -> dict[str, Any]:
     """Join the batches in window order."""
     committed = context.store.committed()
     starts = range(0, len(windows), context.settings.evaluation.batch_sequences)

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dihal_core.reporting import tables_cost as costs
 from dihal_core.reporting import tables_locate as locate
 from dihal_core.reporting import tables_study as study
 from dihal_core.reporting.canvas import freeze, inline_svg, png_bytes, svg_text
@@ -153,11 +154,15 @@ def tables_of(results: StudyResults) -> dict[str, Table]:
         found += [make(results.score) for make in (locate.layer_table, locate.variant_table, locate.stability_table)]
     if results.sweeps or results.gaps:
         found += [locate.sweep_table(results.sweeps, results.gaps, selected), locate.sweep_long_table(results.sweeps)]
+    if study.vae_rows(results):
+        found.append(study.vae_table(results))
     if results.agreement is not None:
         makers = (locate.loss_table, locate.predictor_table, locate.rule_table, locate.partial_table)
         found += [make(results.agreement) for make in makers]
     if results.replace is not None:
         found.append(study.training_table(results.replace))
+    if results.cost is not None:
+        found += [costs.steps_table(results.cost), costs.cost_table(results.cost, costs.seconds_of(results))]
     for block in results.evaluations.values():
         found += [study.evaluation_table(block), study.difference_table(block)]
     return {table.name: table for table in found}
@@ -268,6 +273,7 @@ def page_of(
         "score": results.score,
         "agreement": results.agreement,
         "replace": results.replace,
+        "cost": results.cost,
         "gaps": results.gaps,
         "validation": sweep.get("validation"),
         "sweep_flags": sweep_flags(results.sweeps),

@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "4bfdce65d10fb7992658e19923669b430475a1f575eace62d598a5a7885bf53b"
+TEMPLATES_SHA256 = "be27af5bd2ab915e6a4bde19572a1341f42dd885187dbde7c6c6190d3131a511"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 
@@ -128,6 +128,7 @@ def study_json(results: StudyResults, answer: Json) -> Json:
                 "agreement": results.agreement,
                 "replace": results.replace,
                 "evaluate": results.evaluations,
+                "cost": results.cost,
             }
         ),
         "versions": versions_of(results),

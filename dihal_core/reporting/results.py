@@ -30,6 +30,7 @@ class StudyResults:
     agreement: Json | None = None
     replace: Json | None = None
     metrics: Json | None = None
+    cost: Json | None = None
     geometry: dict[int, Json] = dataclasses.field(default_factory=dict)
     """Diagnostics by layer."""
     sweeps: dict[int, Json] = dataclasses.field(default_factory=dict)
@@ -78,7 +79,7 @@ def load_results(context: StageContext) -> StudyResults:
     ArtifactError
         If a store that was handed over lacks its result file.
     """
-    single = ("corpus", "gates", "activations", "score", "agreement", "replace", "metrics")
+    single = ("corpus", "gates", "activations", "score", "agreement", "replace", "metrics", "cost")
     blocks = {name: read_json(record, f"{name}.json") for name in single if (record := _one(context, name)) is not None}
     settings = context.settings.model_dump(mode="json")
     records = []

@@ -5,7 +5,7 @@ from typing import Any
 
 from dihal_core.reporting.palette import arm_label, ordered_arms
 from dihal_core.reporting.questions import set_label
-from dihal_core.reporting.results import Json
+from dihal_core.reporting.results import Json, StudyResults
 from dihal_core.reporting.tables import Column, Table
 from dihal_core.reporting.tables_locate import ordered
 
@@ -26,6 +26,31 @@ def training_table(replace: Json) -> Table:
     rows = [{"label": arm_label(arm), **(replace["arms"][arm] or {})} for arm in arms]
     marks = tuple("selected" if arm.startswith("bridge") else "" for arm in arms)
     return Table("training", f"Arms trained at layer {replace['layer']}", columns, tuple(rows), marks)
+
+
+def vae_rows(results: StudyResults) -> list[Json]:
+    """Return what the frozen autoencoder loses at every layer that has a bridge with one."""
+    rows = [
+        {"where": f"sweep, layer {layer}", **block["vae"]} for layer, block in results.sweeps.items() if "vae" in block
+    ]
+    replace = results.replace or {}
+    if "vae" in replace:
+        rows.append({"where": f"full training, layer {replace['layer']}", **replace["vae"]})
+    return rows
+
+
+def vae_table(results: StudyResults) -> Table:
+    """Return the distortion of the frozen autoencoder alone, layer by layer."""
+    columns = (
+        Column("where", "bridge", "text"),
+        Column("state_fvu", "hidden state FVU through the VAE"),
+        Column("projection_fvu", "without the VAE", help="what the projection alone cannot hold"),
+        Column("untrained_state_fvu", "before training"),
+        Column("image_fvu", "image FVU"),
+        Column("states", "states", "count"),
+    )
+    caption = "What the frozen VAE loses: decode(encode(state)), share of variance; no denoising is involved"
+    return Table("vae", caption, columns, tuple(vae_rows(results)))
 
 
 def evaluation_table(evaluation: Json) -> Table:

@@ -21,6 +21,7 @@ from dihal_core.progress import Progress
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.distortion import measured_distortion
 from dihal_core.training.loop import train
 from dihal_core.training.losses import validation_errors
 from dihal_core.training.phases import Phases
@@ -66,6 +67,7 @@ def build_replace(context: StageContext) -> dict[str, Any]:
             "outlier_share": float(errors.outlier_N.mean()),
         },
         "train": {"windows": len(train_windows), "fitted_states": facts.rows},
+        **measured_distortion(arms["bridge"], source, validation),
     }
     context.store.write_json(RESULT, result)
     Checkpoints(context.store.path).remove()

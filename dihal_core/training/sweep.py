@@ -21,6 +21,7 @@ from dihal_core.progress import Progress
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.distortion import measured_distortion
 from dihal_core.training.likelihood import suffix_likelihood
 from dihal_core.training.loop import autocast_dtype, train
 from dihal_core.training.losses import ValidationErrors, objective_loss, validation_errors
@@ -177,6 +178,7 @@ def _measure(
         },
         "per_document": {name: errors.per_document(name) for name in arms},
         "flags": _flags(rows, errors, layer),
+        **measured_distortion(arms["bridge"], source, shared.validation),
     }
 
 

@@ -28,7 +28,7 @@ def test_a_figure_is_in_the_closure_of_the_pages_alone():
             m.startswith("dihal_core.reporting") for m in closure_of(name) - (formatting if name == "hybrid" else set())
         )
     }
-    assert owners == {"report", "locate"}
+    assert owners == {"report", "locate", "ablation"}
 
 
 def test_bridge_code_is_in_the_sweep_closure_and_not_in_that_of_the_dump():

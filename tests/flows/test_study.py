@@ -78,6 +78,8 @@ def test_a_study_ends_with_five_answer_lines_a_report_and_a_result(finished):
     assert (folder / "report.html").stat().st_size > 10_000
     study = json.loads((folder / "study.json").read_bytes())
     assert study["settings"]["profile"] == "smoke"
+    assert set(study["results"]["cost"]["curve"]) == {"1", "2"}
+    assert "Quality against sampler steps" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_every_stage_and_every_layer_has_a_readable_task_run(finished):

@@ -292,6 +292,22 @@ def make_replace() -> Json:
     }
 
 
+def make_cost() -> Json:
+    row = {
+        "kl": interval(0.21, 0.02),
+        "nll": interval(3.4, 0.1),
+        "ppl": interval(32.0, 4.0),
+        "top1": interval(0.8, 0.02),
+    }
+    flops = {"replaced blocks": 7.1e6, "kept blocks": 2.05e8, "head": 5.7e7, "backbone": 2.69e8, "bridge@1": 1.2e7}
+    return {
+        "layer": 1, "set": "eval_wiki", "windows": 12, "documents": 12, "tokens": 1512,
+        "teacher": {"nll": interval(3.3, 0.1), "ppl": interval(27.7, 4.0)},
+        "curve": {"1": {**row, "kl_difference": None}, "4": {**row, "kl_difference": interval(-0.005, 0.002)}},
+        "flops_per_token": {**flops, "hybrid@1": 2.74e8}, "timed": {"windows": 4, "positions": 128, "rounds": 5},
+    }  # fmt: skip
+
+
 def make_data() -> Json:
     """Return all JSON results of one synthetic study, by stage (units by layer or set)."""
     score = make_score()
@@ -309,6 +325,7 @@ def make_data() -> Json:
         "agreement": make_agreement(score, sweeps),
         "replace": make_replace(),
         "evaluate": {name: make_evaluation(name) for name in ("eval_wiki", "heldout")},
+        "cost": make_cost(),
     }  # fmt: skip
 
 
@@ -328,6 +345,9 @@ def write_store(home: Path, stage: str, unit: str | int | None, block: Json, sec
         store.write_bytes("proxies.csv", b"layer,subsample,curvature\n")
     document = {"code": {f"dihal_core.{stage}": "ab" * 32}, "libraries": {"numpy": "2.3.0"}}
     counts = {"seconds": seconds, "tokens": 1000, "rows": 7}
+    if stage == "cost":
+        found = {"median": 1e-5 * seconds, "low": 0.9e-5 * seconds, "high": 2e-5 * seconds}
+        counts["seconds_per_token"] = dict.fromkeys(("backbone", "bridge@1", "hybrid@1", "hybrid@1 / backbone"), found)
     return store.finalize(counts, {"request": document}, unit)
 
 

@@ -6,7 +6,7 @@ def test_work_is_summed_over_units_in_the_order_of_the_pipeline(data, context_fo
     results = load_results(context_for(data))
     rows = {row["stage"]: row for row in ledger_rows(results)}
     assert list(rows) == [
-        "corpus", "gates", "activations", "geometry", "score", "sweep", "agreement", "replace", "evaluate",
+        "corpus", "gates", "activations", "geometry", "score", "sweep", "agreement", "replace", "evaluate", "cost",
     ]  # fmt: skip
     assert (rows["sweep"]["units"], rows["sweep"]["seconds"], rows["sweep"]["tokens"]) == (28, 350.0, 28_000)
     assert rows["sweep"]["tokens_per_second"] == 80.0

@@ -193,7 +193,7 @@ def test_study_json_is_complete_and_carries_no_time_or_place(built, read_json):
     assert study["settings"] == load_study("quickstart").model_dump(mode="json")
     assert study["missing_layers"] == [7]
     assert study["failed_layers"] == {"7": "loss became NaN at step 11"}
-    assert len(study["records"]) == 67
+    assert len(study["records"]) == 68
     assert all(len(record["digest"]) == 64 and "key" in record for record in study["records"])
     text = (folder / "study.json").read_text()
     assert str(folder.parent) not in text
@@ -224,7 +224,7 @@ def test_a_second_run_gives_the_same_study_and_figures_whatever_the_seconds(buil
     changed = {
         name.as_posix() for name in files if (folder / name).read_bytes() != (context.store.path / name).read_bytes()
     }
-    assert changed == {"report.html", "ledger.json", "tables/ledger.csv", "tables/stores.csv"}
+    assert changed == {"report.html", "ledger.json", "tables/ledger.csv", "tables/stores.csv", "tables/cost.csv"}
 
 
 def test_every_variable_of_the_template_exists_in_a_full_study(data, results_for):

@@ -14,7 +14,7 @@ def test_every_block_is_read_from_its_store(data, context_for, results_for):
     assert results.score == data["score"]
     assert results.sweeps == data["sweep"]
     assert list(results.evaluations) == ["eval_wiki", "heldout"]
-    assert len(results.records) == 7 + 31 - 1 + 28 + 2
+    assert len(results.records) == 8 + 31 - 1 + 28 + 2
     assert results.candidates == list(range(1, 30))
 
 

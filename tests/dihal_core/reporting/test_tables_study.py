@@ -1,3 +1,4 @@
+from dihal_core.reporting.page import tables_of
 from dihal_core.reporting.tables_study import (
     corpus_table,
     difference_table,
@@ -54,3 +55,13 @@ def test_training_table_names_the_layer(data):
     table = training_table(data["replace"])
     assert table.caption == "Arms trained at layer 1"
     assert [row["fvu"] for row in table.rows] == [0.231, 0.239, 0.246, 1.9]
+
+
+def test_what_the_vae_loses_is_a_row_per_layer_and_absent_without_one(data, results_for):
+    assert "vae" not in tables_of(results_for(data))
+    measured = {"states": 256, "state_fvu": 0.31, "projection_fvu": 0.0, "untrained_state_fvu": 0.4, "image_fvu": 0.2}
+    data["sweep"][3]["vae"] = measured
+    data["replace"]["vae"] = measured
+    table = tables_of(results_for(data))["vae"]
+    assert [row["where"] for row in table.rows] == ["sweep, layer 3", "full training, layer 1"]
+    assert "0.310" in table.markdown()

@@ -1,0 +1,41 @@
+"""Bridge architectures side by side: the paper's appendix D.1 at one layer, with budgets, intervals and seeds."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.opening import MAX_TASKS, flow_run_name, open_study
+
+
+@flow(
+    name="dihal-ablate",
+    flow_run_name=flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
+    validate_parameters=True,
+    persist_result=True,
+    result_serializer="json",
+)
+def ablate(
+    backbone: str | None = None,
+    profile: str = "quickstart",
+    seed: int = 0,
+    overrides: dict[str, Any] | None = None,
+    force: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train every registered bridge and control at one layer at the same budget and say which is better.
+
+    Args:
+        backbone: Preset name or local model folder; None keeps the profile's own.
+        profile: Name of a shipped profile.
+        seed: Root of all random streams; `ablation.seeds` trainings start from it.
+        overrides: Dotted settings, e.g. `{"ablation.layer": 2, "ablation.arms": ["mlp", "unet"]}`.
+        force: Stages to run again although they are cached.
+    """
+    study = open_study("ablate", backbone, profile, seed, overrides, force)
+    study.run("assets")
+    study.run("corpus")
+    study.run("gates")
+    study.run("ablate")
+    study.run("ablation")
+    return study.finish("ablation")
