@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "4bfdce65d10fb7992658e19923669b430475a1f575eace62d598a5a7885bf53b"
+TEMPLATES_SHA256 = "d33ca19fa5d522f12c98990b2132ab6df8d009616ac7f6951b86845c87e2eb01"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 

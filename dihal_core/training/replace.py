@@ -16,6 +16,7 @@ from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.splits import split_by_document
+from dihal_core.bridges.table import fit_table
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress
 from dihal_core.stages import StageContext
@@ -133,6 +134,12 @@ def _train(
         errors = validation_errors(learning, source, validation, facts, settings.replace.outlier_ratio)
         return {name: {"fvu": errors.summary(name)["fvu"]} for name in learning}
 
+    if settings.replace.table:
+        table = fit_table(
+            source.frame, source.backbone.embed, source.targets.states, source.windows.tokens_NT,
+            torch.from_numpy(source.windows.lengths_N).long(), train_windows, f"layer {layer}",
+        )  # fmt: skip
+        arms |= {} if table is None else {"table": table}
     runs = train(
         learning,
         source,
