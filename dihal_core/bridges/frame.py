@@ -61,12 +61,17 @@ class Draws:
 
     t_BT: Tensor
     """Time of every state; NaN marks a state that was not drawn and does not count."""
-    noise_BTD: Tensor | None = None
-    """Standard normals; None for an arm that adds no noise."""
+    noise_BTD: Tensor
+    """Standard normals; of width 0 for an arm that adds no noise."""
+
+    @classmethod
+    def without_noise(cls, t_BT: Tensor) -> "Draws":
+        """Return draws that are times alone."""
+        return cls(t_BT, t_BT.new_empty(*t_BT.shape, 0))
 
     def rows(self, part: slice) -> "Draws":
         """Return the draws of windows `part`."""
-        return Draws(self.t_BT[part], None if self.noise_BTD is None else self.noise_BTD[part])
+        return Draws(self.t_BT[part], self.noise_BTD[part])
 
 
 class Arm(nn.Module, abc.ABC):
@@ -149,7 +154,7 @@ class TrainedArm(BasedArm):
 
     def draw_once(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
         """Draw what `estimate_once` needs: nothing, unless the arm starts from noise or picks positions."""
-        return Draws(torch.ones(mask_BT.shape, device=mask_BT.device))
+        return Draws.without_noise(torch.ones(mask_BT.shape, device=mask_BT.device))
 
     def estimate_once(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the standardised one-step estimate (B, T, D) with gradients, for losses through the upper blocks.

@@ -51,7 +51,7 @@ class Regressor(TrainedArm):
 
     def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
         """Draw nothing: no noise, and every state counts as t = 1."""
-        return Draws(torch.ones(mask_BT.shape, device=mask_BT.device))
+        return Draws.without_noise(torch.ones(mask_BT.shape, device=mask_BT.device))
 
     def errors(self, batch: Batch, draws: Draws) -> Tensor:
         """Squared error of the estimate."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dihal_core.config.base import Settings
 
@@ -18,6 +18,13 @@ class TrainingSettings(Settings):
         ge=1,
         description="Windows per forward and backward pass; their gradients add up to that of batch_sequences. null: "
         "the whole batch. Halved for the rest of the run where memory runs out (ours).",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share every batch through Hugging Face Accelerate, one per GPU where there are GPUs "
+        "(ours).",
     )
     optimizer: Literal["muon", "adamw"] = Field(
         "adamw", description="adamw: all weights by AdamW; muon: matrices by Muon, the rest by AdamW (ours)."
@@ -35,6 +42,15 @@ class TrainingSettings(Settings):
         description="Decay of an exponential average of the weights, kept at the end; null: none (ours).",
     )
     checkpoint_steps: int = Field(50, ge=1, description="Steps between checkpoints.")
+
+    @model_validator(mode="after")
+    def _every_process_has_a_share(self) -> "TrainingSettings":
+        if self.processes > self.batch_sequences:
+            raise ValueError(
+                f"processes {self.processes} exceeds batch_sequences {self.batch_sequences}, which they share; lower one or "
+                "raise the other"
+            )
+        return self
 
 
 class SweepSettings(Settings):

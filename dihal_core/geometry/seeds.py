@@ -168,8 +168,8 @@ def _bounds(value_R: np.ndarray, confidence: float) -> tuple[float | None, float
 
 def _sentences(result: Mapping[str, Any], layers: int) -> list[str]:
     sentences = []
-    block = result["losses"].get(DOCUMENT_LOSS)
-    between = block["between_seeds"] if block else {"value": None}
+    block: dict[str, Any] = result["losses"].get(DOCUMENT_LOSS) or {}
+    between: dict[str, Any] = block.get("between_seeds") or {"value": None}
     if between["value"] is None:
         sentences.append(
             f"Whether {result['count']} seeds rank the layers alike cannot be said: too few layers have all."
@@ -182,7 +182,7 @@ def _sentences(result: Mapping[str, Any], layers: int) -> list[str]:
             f"{between['lowest']:.3f} at the lowest ({AIM} is the aim)"
             + ("." if settled else ": one training per layer does not settle the ranking.")
         )
-    score = block["score"] if block else {"value": None}
+    score: dict[str, Any] = block.get("score") or {"value": None}
     if score["value"] is not None:
         bounds = "" if score["low"] is None else f", interval {score['low']:.2f} to {score['high']:.2f}"
         each = [value for value in score["per_seed"] if value is not None]

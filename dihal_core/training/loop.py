@@ -25,6 +25,7 @@ from dihal_core.training.microbatches import RELIEF, MicroBatches, StepLoss
 from dihal_core.training.optimizers import Optimizers, rate_factor
 from dihal_core.training.runs import Run, require_finite, resume, save
 from dihal_core.training.suffix import SuffixObjective
+from dihal_core.training.world import ALONE, World
 
 Observe = Callable[[], dict[str, dict[str, float]]]
 
@@ -40,6 +41,7 @@ def train(
     progress: Progress = silent,
     observe: Observe | None = None,
     suffix: SuffixObjective | None = None,
+    world: World = ALONE,
 ) -> dict[str, Run]:
     """Train `arms` in place and return their ledgers and curves.
 
@@ -61,6 +63,8 @@ def train(
         Measures the arms every `checkpoint_steps` steps and at the end: `{arm: {quantity: value}}`.
     suffix : SuffixObjective, optional
         Next-token and distillation losses, added to every arm's own.
+    world : World
+        Processes that share every batch; only the main one saves and observes.
 
     Raises
     ------
@@ -84,25 +88,27 @@ def train(
     if settings.ema_decay is not None:
         for run in runs.values():
             run.average = {name: weight.detach().clone() for name, weight in run.arm.named_parameters()}
+    world.agree(arms)
     first = resume(runs, checkpoints)
+    share = world.share(settings.batch_sequences)
 
     def order() -> Iterator[np.ndarray]:
         return (batch_windows(windows, settings.batch_sequences, step, seed) for step in range(first, steps))
 
-    with source.targets.reading_ahead(order()):
+    with source.targets.reading_ahead(indices[share] for indices in order()):
         for step, indices in enumerate(order(), start=first):
             progress(step, steps, "steps")
-            at = _Step(source, indices, settings, step, steps, seed, what, checkpoints)
+            at = _Step(source, indices, share, settings, step, steps, seed, what, checkpoints, world)
             batch = at.load()
             for name, run in runs.items():
                 loss, counted = at.take(run, name, batch, suffix)
-                run.record(loss, counted, batch.mask_BT.numel(), step, steps)
+                run.record(loss, counted, len(indices) * positions, step, steps)
                 run.follow(settings.ema_decay, step)
             due = (step + 1) % settings.checkpoint_steps == 0
-            if observe is not None and (due or step + 1 == steps):
+            if observe is not None and world.main and (due or step + 1 == steps):
                 for name, measured in observe().items():
                     runs[name].observations.append({"step": step + 1, **measured})
-            if checkpoints is not None and due and step + 1 < steps:
+            if checkpoints is not None and world.main and due and step + 1 < steps:
                 save(runs, checkpoints, step + 1, what)
     for name, arm in arms.items():
         require_finite(runs[name], f"{what}, {name}: after step {steps}", kept_by(checkpoints))
@@ -123,12 +129,15 @@ class _Step:
 
     source: BatchSource
     indices: np.ndarray
+    share: slice
+    """Windows of the batch that this process takes."""
     settings: TrainingSettings
     step: int
     steps: int
     seed: int
     what: str
     checkpoints: Checkpoints | None
+    world: World
 
     @property
     def where(self) -> str:
@@ -136,7 +145,7 @@ class _Step:
 
     def load(self) -> Batch:
         try:
-            return self.source.load(self.indices, autocast_dtype(self.settings))
+            return self.source.load(self.indices[self.share], autocast_dtype(self.settings))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -147,13 +156,13 @@ class _Step:
 
     def take(self, run: Run, name: str, batch: Batch, suffix: SuffixObjective | None) -> tuple[float, int]:
         """Step one arm; return the loss and how many states it is the mean of."""
-        mask_BT = batch.mask_BT
+        mask_BT = self.source.mask(self.indices).to(batch.mask_BT.device)
         generator = noise_generator(self.seed, self.step, mask_BT.device)
         draws = run.arm.draw(mask_BT, generator)
         counted = int((mask_BT & ~draws.t_BT.isnan()).sum())
         through = None if suffix is None else suffix.draw(run.arm, mask_BT, generator)
         loss = StepLoss(
-            run.arm, batch, self.indices, slice(0, len(mask_BT)), draws, counted,
+            run.arm, batch, self.indices, self.share, draws, counted,
             autocast_dtype(self.settings), suffix, through,
         )  # fmt: skip
         what = f"{self.what}, {name}"
@@ -165,7 +174,13 @@ class _Step:
         def halved(tried: int, now: int) -> None:
             run.ledger.halvings.append({"step": self.step + 1, "from": tried, "to": now})
 
-        value = run.micro.backward(loss, f"{what} {self.where}", check, halved)
+        # Several processes look at their common loss: one that stopped at its own share would leave the others waiting.
+        alone = self.world.size == 1
+        value = run.micro.backward(loss, f"{what} {self.where}", check if alone else lambda part: None, halved)
+        if not alone:
+            self.world.sum_gradients(run.arm)
+            value = self.world.sum(value)
+            check(value)
         try:
             norm = run.optimizers.step(rate_factor(self.step, self.steps, self.settings.warmup_steps))
         except (RuntimeError, MemoryError) as error:

@@ -109,10 +109,10 @@ class MicroBatches:
             tried = min(self.size or loss.share.stop, loss.share.stop - loss.share.start)
             if tried <= 1:
                 raise ResourceError(f"{what}: out of memory with one sequence at a time ({reason}); {RELIEF}")
-            self.size = tried // 2
-            halved(tried, self.size)
+            self.size = smaller = tried // 2
+            halved(tried, smaller)
             log.warning(
-                "%s: out of memory with %d sequences at a time; the step is repeated with %d", what, tried, self.size
+                "%s: out of memory with %d sequences at a time; the step is repeated with %d", what, tried, smaller
             )
 
     def _attempt(self, loss: StepLoss, check: Callable[[float], None]) -> float:

@@ -69,14 +69,25 @@ def _commit_of(index: int) -> str:
 
 
 def keep_trained(
-    store: StageStore, arms: dict[str, Arm], runs: dict[str, Run], settings: Any, layer: int, index: int = 0
+    store: StageStore,
+    arms: dict[str, Arm],
+    runs: dict[str, Run],
+    settings: Any,
+    layer: int,
+    index: int = 0,
+    write: bool = True,
 ) -> Trained:
-    """Write arms and curves into the store, then commit; `index` counts trainings with further seeds."""
+    """Write arms and curves into the store, then commit; `index` counts trainings with further seeds.
+
+    With `write` False (a process that is not the main one) nothing is written.
+    """
     trained = Trained(
         {name: run.ledger.to_json() for name, run in runs.items()},
         {name: run.curve for name, run in runs.items()},
         {name: run.observations for name, run in runs.items()},
     )
+    if not write:
+        return trained
     folder = seed_folder(store, index)
     save_arms(folder / ARMS, arms, settings, layer)
     write_atomically(folder / TRAINING, dump_json(dataclasses.asdict(trained)))

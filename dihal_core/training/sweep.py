@@ -19,7 +19,7 @@ from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.ridge import SharedRidge, load_ridge
 from dihal_core.bridges.table import fit_table
 from dihal_core.corpus.windows import load_windows
-from dihal_core.progress import Progress
+from dihal_core.progress import Progress, silent
 from dihal_core.seeding import torch_seed
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
@@ -27,6 +27,7 @@ from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.loop import train
 from dihal_core.training.measure import Measurement, with_seeds
 from dihal_core.training.phases import Phases
+from dihal_core.training.processes import train_together
 from dihal_core.training.results import (
     Trained,
     find_trained,
@@ -38,6 +39,7 @@ from dihal_core.training.results import (
 )
 from dihal_core.training.suffix import SuffixObjective
 from dihal_core.training.targets import RecomputeTargets, StoreTargets
+from dihal_core.training.world import ALONE, World
 
 RESULT = "sweep.json"
 SHARES = {"fit": 8.0, "train": 55.0, "validate": 10.0, "likelihood": 27.0}
@@ -130,16 +132,40 @@ def _source(
 def _arms(
     context: StageContext, layer: int, source: BatchSource, shared: SharedRidge, index: int, progress: Progress
 ) -> tuple[dict[str, Arm], Trained]:
-    """Train the arms under seed number `index`; the first one's controls without training come along."""
+    """Return the arms trained under seed number `index`; those of the first have the controls beside them."""
+    device = source.frame.sink_D.device
+    count = context.settings.sweep.training.processes
+    if count > 1 and find_trained(context.store, device, index) is None:
+        train_together(train_share, context, index, count, device.type, progress)
+    found = find_trained(context.store, device, index)
+    return found or _train(context, layer, source, shared, index, progress)
+
+
+def train_share(context: StageContext, index: int, world: World) -> None:
+    """Train the arms of seed number `index` as one of several processes; the main one commits."""
     settings = context.settings
-    found = find_trained(context.store, source.frame.sink_D.device, index)
-    if found is not None:
-        return found
+    use_threads(settings.sweep.threads)
+    device = resolve_device(settings.compute.device)
+    layer = require_layer(context.unit, settings.backbone.num_layers, settings.backbone.name)
+    shared = load_ridge(context.inputs["ridge"], device)
+    source, _ = _source(context, layer, shared, device, silent)
+    _train(context, layer, source, shared, index, context.progress, world)
+
+
+def _train(
+    context: StageContext,
+    layer: int,
+    source: BatchSource,
+    shared: SharedRidge,
+    index: int,
+    progress: Progress,
+    world: World = ALONE,
+) -> tuple[dict[str, Arm], Trained]:
+    settings = context.settings
     names = _names(settings, layer)
     seed = seed_number(settings.seed, index)
-    arms = fresh_arms(
-        names if index == 0 else tuple(n for n in names if n in LEARNED), settings.bridge, source.frame, seed
-    )
+    chosen = names if index == 0 else tuple(name for name in names if name in LEARNED)
+    arms = fresh_arms(chosen, settings.bridge, source.frame, seed)
     runs = train(
         trained_arms(arms),
         source,
@@ -150,8 +176,9 @@ def _arms(
         Checkpoints(seed_folder(context.store, index)),
         progress,
         suffix=SuffixObjective.of(source, layer, settings.bridge),
+        world=world,
     )
-    return arms, keep_trained(context.store, arms, runs, settings.bridge, layer, index)
+    return arms, keep_trained(context.store, arms, runs, settings.bridge, layer, index, world.main)
 
 
 def seed_number(seed: int, index: int) -> int:
