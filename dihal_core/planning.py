@@ -128,10 +128,13 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "rate": rate / 4,
         },
         "sweep": {
-            "bytes": candidates * 8 * bridge,
-            "flops": candidates * (sweep_states * 3 + validation) * bridge_flops
-            + (sweep_tokens + validation) * recompute
-            + likelihood,
+            "bytes": candidates * settings.sweep.seeds * 8 * bridge,
+            "flops": settings.sweep.seeds
+            * (
+                candidates * (sweep_states * 3 + validation) * bridge_flops
+                + (sweep_tokens + validation) * recompute
+                + likelihood
+            ),
             "rate": rate / 4 if not on_gpu else rate,
         },
         "agreement": {"bytes": 5e4, "flops": 0, "rate": rate},

@@ -11,6 +11,7 @@ from typing import Any
 
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.memory import first_line, is_out_of_memory
 from dihal_core.progress import Progress, silent
 from dihal_core.provenance import code_closure
 from dihal_core.requests import StageRequest, find, records_in
@@ -106,8 +107,17 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
                     "command again, finished units are kept"
                 ) from error
             raise
-        except RuntimeError:  # torch's own: out of memory, a lost device; the next attempt loads the model afresh
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as error:  # a lost device, no memory: the next attempt loads the model afresh
             loading = sys.modules.get("dihal_core.backbones.loading")
             if loading is not None:
                 loading.forget_backbones()
+            if is_out_of_memory(error):
+                raise ResourceError(
+                    f"{request.label}: out of memory ({first_line(error)}); lower the batch sizes of the stage "
+                    "(activations.batch_sequences, sweep.training.batch_sequences, evaluation.batch_sequences) or the number "
+                    "of units side by side (compute.*_workers), or use a machine with more memory; finished units are kept"
+                ) from error
             raise

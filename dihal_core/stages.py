@@ -284,6 +284,9 @@ class SettingsView:
     def __init__(self, model: BaseModel, stage: str, reads: tuple[str, ...], prefix: str = ""):
         self._model, self._stage, self._reads, self._prefix = model, stage, reads, prefix
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SettingsView, (self._model, self._stage, self._reads, self._prefix)
+
     def __getattr__(self, name: str) -> Any:
         path = f"{self._prefix}{name}"
         if any(read in ("", path) or path.startswith(f"{read}.") for read in self._reads):

@@ -1,4 +1,4 @@
-"""The arms of one layer together: built, saved and loaded. Names: bridge, regressor, ridge, skip.
+"""The arms of one layer together: built, saved and loaded. Names: bridge, regressor, ridge, skip, table.
 
 Weights are safetensors, settings JSON; nothing is pickled. The frozen frame is stored once.
 """
@@ -13,9 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dihal_core.bridges.frame import Arm, BasedArm, Frame, TrainedArm
+from dihal_core.bridges.frame import Arm, BasedArm, Frame
 from dihal_core.bridges.registry import make_bridge
 from dihal_core.bridges.regressor import Regressor, RidgeArm, SkipArm
+from dihal_core.bridges.table import TableArm
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import ArtifactError, ConfigError, nearest
 from dihal_core.seeding import torch_seed
@@ -38,6 +39,7 @@ def make_arm(name: str, settings: BridgeSettings, frame: Frame, seed: int) -> Ar
         "regressor": lambda: Regressor(settings, frame),
         "ridge": lambda: RidgeArm(frame),
         "skip": lambda: SkipArm(frame),
+        "table": lambda: TableArm(frame),
     }
     if name not in makers:
         raise ConfigError(f"unknown arm {name!r}{nearest(name, makers)}; choose one of {', '.join(makers)}")
@@ -92,7 +94,7 @@ def save_arms(folder: Path, arms: dict[str, Arm], settings: BridgeSettings, laye
     frame = next(iter(arms.values())).frame
     write_atomically(folder / FRAME, _packed(frame.state_dict()))
     for name, arm in arms.items():
-        if isinstance(arm, TrainedArm):
+        if own_state(arm):
             write_atomically(folder / f"{name}.safetensors", _packed(own_state(arm)))
     description = {
         "layer": layer,
@@ -119,7 +121,7 @@ def load_arms(folder: Path, device: str | torch.device = "cpu") -> dict[str, Arm
         arms = {}
         for name in description["arms"]:
             arm = make_arm(name, settings, frame, seed=0)
-            if isinstance(arm, TrainedArm):
+            if own_state(arm):
                 tensors = safetensors.torch.load_file(folder / f"{name}.safetensors")
                 arm.load_state_dict({**arm.state_dict(), **_exactly(tensors, own_state(arm), name)})
             arms[name] = arm.to(device).requires_grad_(False)

@@ -50,6 +50,29 @@ class Batch:
     mask_BT: Tensor
     """True for states that count: 1 <= t < length."""
 
+    def rows(self, part: slice) -> "Batch":
+        """Return the windows `part` of this batch."""
+        return Batch(self.condition_BTD[part], self.base_BTD[part], self.target_BTD[part], self.mask_BT[part])
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """All that is random about one training batch, drawn for the whole of it before it is split."""
+
+    t_BT: Tensor
+    """Time of every state; NaN marks a state that was not drawn and does not count."""
+    noise_BTD: Tensor
+    """Standard normals; of width 0 for an arm that adds no noise."""
+
+    @classmethod
+    def without_noise(cls, t_BT: Tensor) -> "Draws":
+        """Return draws that are times alone."""
+        return cls(t_BT, t_BT.new_empty(*t_BT.shape, 0))
+
+    def rows(self, part: slice) -> "Draws":
+        """Return the draws of windows `part`."""
+        return Draws(self.t_BT[part], self.noise_BTD[part])
+
 
 class Arm(nn.Module, abc.ABC):
     """One way to make the state of a layer from the embedding output.
@@ -107,22 +130,43 @@ def suffix_weights(settings: BridgeBase) -> dict[str, float]:
 
 
 class TrainedArm(BasedArm):
-    """An arm with parameters."""
+    """An arm with parameters.
+
+    What is random is drawn apart from what is computed, so that a batch that is split (micro-batches,
+    several processes) sees the times and noise it would have seen whole.
+    """
 
     @abc.abstractmethod
+    def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
+        """Draw times and noise of a batch whose counted states are `mask_BT`."""
+
+    @abc.abstractmethod
+    def errors(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return the training objective per state, mean over dimensions, (B, T); windows do not meet in it."""
+
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the training objective per state, mean over dimensions, and its time t, both (B, T).
 
         A time of NaN marks a state that was not measured and does not count.
         """
+        draws = self.draw(batch.mask_BT, generator)
+        return self.errors(batch, draws), draws.t_BT
 
-    def one_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def draw_once(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
+        """Draw what `estimate_once` needs: nothing, unless the arm starts from noise or picks positions."""
+        return Draws.without_noise(torch.ones(mask_BT.shape, device=mask_BT.device))
+
+    def estimate_once(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the standardised one-step estimate (B, T, D) with gradients, for losses through the upper blocks.
 
         An arm that denoises only some positions puts the target elsewhere.
         """
         sequence_B = torch.arange(len(batch.mask_BT))
         return self.estimate(batch.condition_BTD, batch.base_BTD, 1, sequence_B, 0)
+
+    def one_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return `estimate_once` with draws of its own."""
+        return self.estimate_once(batch, self.draw_once(batch.mask_BT, generator))
 
     @abc.abstractmethod
     def objective(self) -> dict[str, float]:

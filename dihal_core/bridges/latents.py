@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dihal_core.config import UnetBridgeSettings
@@ -196,7 +197,7 @@ def load_diffusers(model_class, source: str, revision: str | None, part: str):
         return model_class.from_pretrained(
             source, revision=revision, use_safetensors=True, low_cpu_mem_usage=False, **inside
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or ["no details"])[0][:300]
         raise AssetError(
             f"{part} weights {source!r} could not be loaded ({type(error).__name__}: {reason}); give a folder or hub id "

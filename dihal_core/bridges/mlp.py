@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.denoiser import TokenDenoiser
-from dihal_core.bridges.frame import Batch, Frame, TrainedArm, suffix_weights
+from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm, suffix_weights
 from dihal_core.bridges.processes import (
     batch_noise,
     bridge_state,
@@ -89,14 +89,19 @@ class MlpBridge(TrainedArm):
                 x_BTD = posterior_mean(x_BTD, estimate_BTD, t, t_next) + deviation * noise(draw)
         return estimate_BTD
 
-    def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Squared error of the estimate from x_t, t = 1 with the endpoint probability, else uniform."""
-        t_BT1 = training_times(generator, (*batch.mask_BT.shape, 1), self.settings.endpoint_probability)
-        noise_BTD = torch.randn(batch.target_BTD.shape, generator=generator, device=generator.device)
-        x_BTD = bridge_state(batch.target_BTD, batch.base_BTD, t_BT1, noise_BTD, self.settings.bridge_noise)
+    def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
+        """Draw t = 1 with the endpoint probability, else uniform times, and the noise."""
+        t_BT1 = training_times(generator, (*mask_BT.shape, 1), self.settings.endpoint_probability)
+        shape = (*mask_BT.shape, self.frame.width)
+        return Draws(t_BT1[..., 0], torch.randn(shape, generator=generator, device=generator.device))
+
+    def errors(self, batch: Batch, draws: Draws) -> Tensor:
+        """Squared error of the estimate from x_t."""
+        t_BT1 = draws.t_BT[..., None]
+        x_BTD = bridge_state(batch.target_BTD, batch.base_BTD, t_BT1, draws.noise_BTD, self.settings.bridge_noise)
         context_BTC = self.context(batch.condition_BTD)
         estimate_BTD = self.denoise(x_BTD, t_BT1, context_BTC, batch.condition_BTD, batch.base_BTD)
-        return (estimate_BTD - batch.target_BTD).square().mean(dim=-1), t_BT1[..., 0]
+        return (estimate_BTD - batch.target_BTD).square().mean(dim=-1)
 
     def objective(self) -> dict[str, float]:
         """Times below one are the diffusion term, t = 1 the reconstruction term."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.denoiser import TokenDenoiser
-from dihal_core.bridges.frame import Arm, BasedArm, Batch, Frame, TrainedArm, suffix_weights
+from dihal_core.bridges.frame import Arm, BasedArm, Batch, Draws, Frame, TrainedArm, suffix_weights
 from dihal_core.config import BridgeBase
 
 
@@ -49,10 +49,13 @@ class Regressor(TrainedArm):
         """Correct each token's base given its context; `steps` and `noise` play no part."""
         return self._refine(context_BTC, condition_BTD, base_BTD)
 
-    def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Squared error of the estimate; no noise, so every state counts as t = 1."""
-        error_BT = (self.correct(batch.condition_BTD, batch.base_BTD) - batch.target_BTD).square().mean(dim=-1)
-        return error_BT, torch.ones_like(error_BT)
+    def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
+        """Draw nothing: no noise, and every state counts as t = 1."""
+        return Draws.without_noise(torch.ones(mask_BT.shape, device=mask_BT.device))
+
+    def errors(self, batch: Batch, draws: Draws) -> Tensor:
+        """Squared error of the estimate."""
+        return (self.correct(batch.condition_BTD, batch.base_BTD) - batch.target_BTD).square().mean(dim=-1)
 
     def objective(self) -> dict[str, float]:
         """Reconstruction, and whatever the bridge has through the upper blocks."""

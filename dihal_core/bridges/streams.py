@@ -1,7 +1,7 @@
 """Arms one token at a time: what they keep of the prefix, so that a new token costs one position.
 
 Letters: B rows, t new positions, S slots seen so far, D hidden size, C context width, H heads, K head
-width, J tokens of the ridge.
+width, J tokens of the ridge, W context states of the UNet, X their width.
 
 Rows are left-aligned here whatever padding the model saw, so every row counts its own positions from 0
 and a row's numbers do not depend on its neighbours. `STREAMS` names the incremental form of an arm by
@@ -160,6 +160,31 @@ def _extend_block(
     return x_BtC + block.down(F.silu(gate) * up)
 
 
+class Recent:
+    """The last few values (B, n, ..) of every row; zero where a row has not had so many."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.data: Tensor | None = None
+
+    def join(self, values_BtX: Tensor, count_B: Tensor | None) -> Tensor:
+        """Return what was kept with `values` (B, t, ..) behind it, and keep the last ones of every row.
+
+        `count_B` says how many of the values are real.
+        """
+        B, t, X = values_BtX.shape
+        kept_BnX = values_BtX.new_zeros(B, self.count, X) if self.data is None else self.data
+        joined = torch.cat([kept_BnX, values_BtX], dim=1)
+        end_B = torch.full((B,), t, device=joined.device) if count_B is None else count_B.to(joined.device)
+        last_Bn = end_B[:, None] + torch.arange(self.count, device=joined.device)
+        self.data = joined.gather(1, last_Bn[..., None].expand(-1, -1, X))
+        return joined
+
+    def select(self, index_R: Tensor) -> None:
+        """Keep rows `index_R`."""
+        self.data = None if self.data is None else self.data[index_R]
+
+
 class TokenwiseStream(Stream):
     """An arm that is token-wise given ridge base and causal context: `decode(context, condition, base, steps, noise)`.
 
@@ -173,24 +198,28 @@ class TokenwiseStream(Stream):
 
     def _reset(self) -> None:
         self._memory = ContextMemory(self.arm.context)
-        self._recent_BLD: Tensor | None = None
+        self._conditions = Recent(self.arm.frame.ridge.tokens - 1)
 
     def _extend(self, embeddings_BtD: Tensor, positions_Bt: Tensor, used: int, count_B: Tensor | None) -> Tensor:
         frame = self.arm.frame
         condition_BtD = frame.condition(embeddings_BtD)
-        B, t, D = condition_BtD.shape
-        lags = frame.ridge.tokens - 1
-        recent_BLD = condition_BtD.new_zeros(B, lags, D) if self._recent_BLD is None else self._recent_BLD
-        joined = torch.cat([recent_BLD, condition_BtD], dim=1)
-        base_BtD = frame.ridge(joined)[:, lags:]
-        end_B = torch.full((B,), t, device=joined.device) if count_B is None else count_B.to(joined.device)
-        last_BL = end_B[:, None] + torch.arange(lags, device=joined.device)
-        self._recent_BLD = joined.gather(1, last_BL[..., None].expand(-1, -1, D))
+        base_BtD = frame.ridge(self._conditions.join(condition_BtD, count_B))[:, self._conditions.count :]
         context_BtC = self._memory.extend(condition_BtD, positions_Bt, used)
-        noise = self._noise(positions_Bt[:, 0], t, D)
-        standardised_BtD = self.arm.decode(context_BtC, condition_BtD, base_BtD, self.steps, noise)
+        noise = self._noise(positions_Bt[:, 0], *condition_BtD.shape[1:])
+        standardised_BtD = self._decode(context_BtC, condition_BtD, base_BtD, positions_Bt, count_B, noise)
         hidden_BtD = frame.target.inverse(standardised_BtD)
         return torch.where(positions_Bt[..., None] == 0, frame.sink_D, hidden_BtD)
+
+    def _decode(
+        self,
+        context_BtC: Tensor,
+        condition_BtD: Tensor,
+        base_BtD: Tensor,
+        positions_Bt: Tensor,
+        count_B: Tensor | None,
+        noise: Callable[[int], Tensor],
+    ) -> Tensor:
+        return self.arm.decode(context_BtC, condition_BtD, base_BtD, self.steps, noise)
 
     def _noise(self, start_B: Tensor, positions: int, width: int) -> Callable[[int], Tensor]:
         def draw_noise(draw: int) -> Tensor:
@@ -205,11 +234,41 @@ class TokenwiseStream(Stream):
 
     def _select(self, index_R: Tensor) -> None:
         self._memory.select(index_R)
-        if self._recent_BLD is not None:
-            self._recent_BLD = self._recent_BLD[index_R]
+        self._conditions.select(index_R)
 
 
-STREAMS: dict[str, Callable[[Any, int, int], Stream]] = {"mlp": TokenwiseStream, "regressor": TokenwiseStream}
+class UnetStream(TokenwiseStream):
+    """The `unet` bridge: it also keeps the last W - 1 context states, which a new token's latent attends to."""
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._contexts = Recent(self.arm.settings.context_tokens - 1)
+
+    def _decode(
+        self,
+        context_BtC: Tensor,
+        condition_BtD: Tensor,
+        base_BtD: Tensor,
+        positions_Bt: Tensor,
+        count_B: Tensor | None,
+        noise: Callable[[int], Tensor],
+    ) -> Tensor:
+        window = self._contexts.count + 1
+        joined = self._contexts.join(self.arm.context_out(context_BtC), count_B)
+        context_BtWX = joined.unfold(1, window, 1).transpose(2, 3)
+        seen_BtW = positions_Bt[..., None] + torch.arange(1 - window, 1, device=joined.device) >= 0
+        return self.arm.decode(context_BtWX, seen_BtW, condition_BtD, base_BtD, self.steps, noise)
+
+    def _select(self, index_R: Tensor) -> None:
+        super()._select(index_R)
+        self._contexts.select(index_R)
+
+
+STREAMS: dict[str, Callable[[Any, int, int], Stream]] = {
+    "mlp": TokenwiseStream,
+    "regressor": TokenwiseStream,
+    "unet": UnetStream,
+}
 
 
 def open_stream(arm: Arm, steps: int = 1, seed: int = 0) -> Stream:

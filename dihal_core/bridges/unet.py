@@ -12,6 +12,7 @@ at zero.
 Letters: B windows, T positions, N token states, D hidden size, W context states, X their width, c, s latent shape.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
-from dihal_core.bridges.frame import Batch, Frame, TrainedArm, suffix_weights
+from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm, suffix_weights
 from dihal_core.bridges.latents import latent_shape, load_diffusers, make_latents
 from dihal_core.bridges.processes import batch_noise
 from dihal_core.bridges.schedules import Schedule, make_schedule
@@ -77,17 +78,35 @@ class UnetBridge(TrainedArm):
         """Run the sampler; noise belongs to (seed, sequence, position) and to nothing else."""
         B, T, D = base_BTD.shape
         context_BTWX, seen_TW = self.prefix(condition_BTD)
-        flat = (condition_BTD.flatten(0, 1), context_BTWX.flatten(0, 1), seen_TW.repeat(B, 1), base_BTD.flatten(0, 1))
+
+        def noise(draw: int) -> Tensor:
+            return batch_noise(seed, sequence_B, draw, T, D, base_BTD.device)
+
+        return self.decode(context_BTWX, seen_TW.expand(B, -1, -1), condition_BTD, base_BTD, steps, noise)
+
+    def decode(
+        self,
+        context_BTWX: Tensor,
+        seen_BTW: Tensor,
+        condition_BTD: Tensor,
+        base_BTD: Tensor,
+        steps: int,
+        noise: Callable[[int], Tensor],
+    ) -> Tensor:
+        """Sample each token's state given the context states it attends to: nothing here mixes positions.
+
+        `noise(draw)` gives the standard normals (B, T, D) of one draw.
+        """
+        B, T, _ = base_BTD.shape
+        flat = [part.flatten(0, 1) for part in (condition_BTD, context_BTWX, seen_BTW, base_BTD)]
 
         def ask(x_ND: Tensor, t: float) -> Tensor:
             t_N = torch.full((len(x_ND),), t, device=x_ND.device)
             return self._in_chunks(x_ND, t_N, *flat)
 
-        def noise(draw: int) -> Tensor:
-            return batch_noise(seed, sequence_B, draw, T, D, base_BTD.device).flatten(0, 1)
-
         start_ND = self._base(base_BTD).flatten(0, 1)
-        return self.schedule.sample(ask, start_ND, noise, steps).unflatten(0, (B, T))
+        found_ND = self.schedule.sample(ask, start_ND, lambda draw: noise(draw).flatten(0, 1), steps)
+        return found_ND.unflatten(0, (B, T))
 
     def _in_chunks(self, *tensors: Tensor) -> Tensor:
         size = self.settings.chunk_states
@@ -96,35 +115,42 @@ class UnetBridge(TrainedArm):
             [self.denoise(x, t, condition, context, seen, base) for x, t, condition, context, seen, base in parts]
         )
 
-    def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Squared error at sampled positions; t is NaN where a state was not drawn and does not count."""
-        chosen_BT = self.choose(batch.mask_BT, generator)
-        t_BT = self.schedule.training_times(generator, batch.mask_BT.shape)
-        noise_BTD = torch.randn(batch.target_BTD.shape, generator=generator, device=generator.device)
+    def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
+        """Draw positions, times and noise; t is NaN where a position was not drawn."""
+        chosen_BT = self.choose(mask_BT, generator)
+        t_BT = self.schedule.training_times(generator, mask_BT.shape)
+        return Draws(torch.where(chosen_BT, t_BT, torch.nan), self._noise(mask_BT, generator))
+
+    def draw_once(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
+        """Draw positions, and the noise of t = 1."""
+        chosen_BT = self.choose(mask_BT, generator)
+        t_BT = torch.where(chosen_BT, torch.ones_like(chosen_BT, dtype=torch.float32), torch.nan)
+        return Draws(t_BT, self._noise(mask_BT, generator))
+
+    def _noise(self, mask_BT: Tensor, generator: torch.Generator) -> Tensor:
+        shape = (*mask_BT.shape, self.frame.width)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def errors(self, batch: Batch, draws: Draws) -> Tensor:
+        """Squared error at the positions that were drawn, zero elsewhere."""
+        chosen_BT = ~draws.t_BT.isnan()
+        estimate_ND = self._estimate_chosen(batch, draws, chosen_BT)
+        error_BT = torch.zeros(chosen_BT.shape, device=estimate_ND.device)
+        return error_BT.masked_scatter(chosen_BT, (estimate_ND - batch.target_BTD[chosen_BT]).square().mean(dim=-1))
+
+    def estimate_once(self, batch: Batch, draws: Draws) -> Tensor:
+        """Estimate drawn positions from t = 1; elsewhere the target stands, as if those blocks were in place."""
+        chosen_BT = ~draws.t_BT.isnan()
+        return batch.target_BTD.masked_scatter(chosen_BT[..., None], self._estimate_chosen(batch, draws, chosen_BT))
+
+    def _estimate_chosen(self, batch: Batch, draws: Draws, chosen_BT: Tensor) -> Tensor:
         context_BTWX, seen_TW = self.prefix(batch.condition_BTD)
-        seen_BTW = seen_TW.expand(len(batch.mask_BT), -1, -1)
-        base_ND, target_ND, t_N = self._base(batch.base_BTD[chosen_BT]), batch.target_BTD[chosen_BT], t_BT[chosen_BT]
-        x_ND = self.schedule.noised(target_ND, base_ND, t_N, noise_BTD[chosen_BT])
-        estimate_ND = self._in_chunks(
+        seen_BTW = seen_TW.expand(len(chosen_BT), -1, -1)
+        base_ND, t_N = self._base(batch.base_BTD[chosen_BT]), draws.t_BT[chosen_BT]
+        x_ND = self.schedule.noised(batch.target_BTD[chosen_BT], base_ND, t_N, draws.noise_BTD[chosen_BT])
+        return self._in_chunks(
             x_ND, t_N, batch.condition_BTD[chosen_BT], context_BTWX[chosen_BT], seen_BTW[chosen_BT], base_ND
         )
-        error_BT = torch.zeros(batch.mask_BT.shape, device=target_ND.device)
-        error_BT = error_BT.masked_scatter(chosen_BT, (estimate_ND - target_ND).square().mean(dim=-1))
-        return error_BT, torch.where(chosen_BT, t_BT, torch.nan)
-
-    def one_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Estimate sampled positions from t = 1; elsewhere the target stands, as if those blocks were in place."""
-        chosen_BT = self.choose(batch.mask_BT, generator)
-        context_BTWX, seen_TW = self.prefix(batch.condition_BTD)
-        base_ND = self._base(batch.base_BTD[chosen_BT])
-        t_N = torch.ones(len(base_ND), device=base_ND.device)
-        noise_ND = torch.randn(batch.target_BTD.shape, generator=generator, device=generator.device)[chosen_BT]
-        x_ND = self.schedule.noised(batch.target_BTD[chosen_BT], base_ND, t_N, noise_ND)
-        estimate_ND = self._in_chunks(
-            x_ND, t_N, batch.condition_BTD[chosen_BT], context_BTWX[chosen_BT],
-            seen_TW.expand(len(batch.mask_BT), -1, -1)[chosen_BT], base_ND,
-        )  # fmt: skip
-        return batch.target_BTD.masked_scatter(chosen_BT[..., None], estimate_ND)
 
     def choose(self, mask_BT: Tensor, generator: torch.Generator) -> Tensor:
         """Mark at most `positions_per_sequence` counted positions of every window, drawn from `generator`."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dihal_core.config.base import Settings
 
@@ -13,6 +13,19 @@ class TrainingSettings(Settings):
     epochs: float = Field(gt=0, description="Passes over the training windows.")
     max_steps: int | None = Field(None, ge=1, description="Cap on optimiser steps; null means all of the epochs.")
     batch_sequences: int = Field(8, ge=1, description="Windows per step (ours).")
+    micro_batch_sequences: int | None = Field(
+        None,
+        ge=1,
+        description="Windows per forward and backward pass; their gradients add up to that of batch_sequences. null: "
+        "the whole batch. Halved for the rest of the run where memory runs out (ours).",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share every batch through Hugging Face Accelerate, one per GPU where there are GPUs "
+        "(ours).",
+    )
     optimizer: Literal["muon", "adamw"] = Field(
         "adamw", description="adamw: all weights by AdamW; muon: matrices by Muon, the rest by AdamW (ours)."
     )
@@ -30,6 +43,15 @@ class TrainingSettings(Settings):
     )
     checkpoint_steps: int = Field(50, ge=1, description="Steps between checkpoints.")
 
+    @model_validator(mode="after")
+    def _every_process_has_a_share(self) -> "TrainingSettings":
+        if self.processes > self.batch_sequences:
+            raise ValueError(
+                f"processes {self.processes} exceeds batch_sequences {self.batch_sequences}, which they share; lower one or "
+                "raise the other"
+            )
+        return self
+
 
 class SweepSettings(Settings):
     """One bridge per candidate layer (paper section 4: one epoch on 150K, 9:1 train/validation)."""
@@ -37,6 +59,13 @@ class SweepSettings(Settings):
     num_sequences: int = Field(ge=2, description="Training windows of the sweep. Paper: 150K.")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="Paper: 9:1.")
     training: TrainingSettings
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="Trainings per layer on the same data: each with its own initial weights, noise and batch order. The "
+        "first is the study's seed; more give intervals (ours).",
+    )
     regressor_layers: int = Field(5, ge=0, description="Layers, evenly spread, that also train the regressor (ours).")
     likelihood_sequences: int = Field(
         16, ge=0, description="Validation windows pushed through the suffix for KL/NLL at every layer (ours)."
@@ -64,6 +93,9 @@ class ReplaceSettings(Settings):
         description="Tokens with a norm above this times the median are outliers: FVU with and without (ours).",
     )
     regressor: bool = Field(True, description="Also train the deterministic regressor on the same batches (ours).")
+    table: bool = Field(
+        False, description="Also fit and evaluate the per-token table, a control without context (ours)."
+    )
     threads: int = Field(2, ge=1, le=256, description="Intra-op threads.")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dihal_core.backbones.backbone import Backbone
+from dihal_core.backbones.belongs import require_backbone
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.arms import load_arms
@@ -42,6 +43,7 @@ def build_evaluation(context: StageContext) -> dict[str, Any]:
     windows = load_windows(inputs["corpus"], name)
     if not len(windows):
         raise ConfigError(f"evaluation set {name!r} holds no windows; raise corpus.num_{name} and run the study again")
+    require_backbone(inputs["replace"].path, settings.backbone)
     use_threads(chosen.threads)
     device = resolve_device(settings.compute.device)
     backbone = load_backbone(settings.backbone, inputs["assets"], device, settings.seed)
@@ -74,7 +76,7 @@ def make_hybrids(
 ) -> dict[str, Hybrid]:
     """Return hybrids in reading order: `bridge@K` for every K, then the controls that exist."""
     found = {f"bridge@{steps}": Hybrid(backbone, layer, arms["bridge"], steps, seed) for steps in sampling_steps}
-    for name in ("regressor", "ridge", "skip"):
+    for name in ("regressor", "ridge", "table", "skip"):
         if name in arms:
             found[name] = Hybrid(backbone, layer, arms[name], 1, seed)
     return found

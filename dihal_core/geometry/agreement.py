@@ -17,6 +17,7 @@ import numpy as np
 from dihal_core.errors import ArtifactError
 from dihal_core.geometry.correlations import MIN_LAYERS, Resamples, correlate, partial
 from dihal_core.geometry.ranks import kendall, spearman
+from dihal_core.geometry.seeds import seed_agreement
 from dihal_core.geometry.words import agreement_sentences
 from dihal_core.store import StageRecord
 
@@ -120,6 +121,9 @@ def compare(
         "headline": HEADLINE,
         "interval": "layers resampled with replacement, each time with the score of another resample of documents",
     }
+    seeds = seed_agreement(sweep, scores, replicate_BL, candidates, LOSSES, replicates, confidence, seed)
+    if seeds is not None:
+        result["seeds"] = seeds
     result["sentences"] = agreement_sentences(result, score)
     return result
 

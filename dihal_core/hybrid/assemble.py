@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dihal_core.backbones.backbone import Backbone
+from dihal_core.backbones.belongs import require_backbone
 from dihal_core.backbones.digest import weights_digest
 from dihal_core.backbones.loading import fresh_backbone, load_backbone
 from dihal_core.bridges.arms import load_arms
 from dihal_core.bridges.frame import Arm
 from dihal_core.config import BackboneSettings, BridgeSettings, StudySettings
-from dihal_core.errors import ConfigError, nearest
+from dihal_core.errors import ArtifactError, ConfigError, nearest
 from dihal_core.hybrid.causal_lm import DiHALForCausalLM, require_hybrid_layer
 from dihal_core.hybrid.configuration import DiHALConfig
 from dihal_core.store import StageRecord
@@ -58,8 +59,15 @@ def assemble(
     ------
     ConfigError
         If the layer lies outside 1..L-1.
+    ArtifactError
+        If the arm was made for states of another width.
     """
     require_hybrid_layer(layer, backbone)
+    if arm.frame.width != backbone.hidden_size:
+        raise ArtifactError(
+            f"the arm was made for states of width {arm.frame.width}, {backbone.name} has {backbone.hidden_size}; give "
+            "an arm that was trained on this backbone"
+        )
     theirs = backbone.model.config
     config = DiHALConfig(
         layer=layer,
@@ -111,8 +119,9 @@ def hybrid_of_store(
     ConfigError
         If the store holds no arm of that name.
     ArtifactError
-        If the weights are unreadable.
+        If the weights are unreadable, or were trained for another backbone.
     """
+    require_backbone(arms.parent, settings.backbone)
     found = load_arms(arms, device)
     if arm not in found:
         raise ConfigError(f"no arm {arm!r} in {arms}{nearest(arm, found)}; it holds {', '.join(sorted(found))}")

@@ -12,6 +12,7 @@ ARM_NAMES = {
     "teacher": "teacher (the backbone itself)",
     "regressor": "regressor, same size, no diffusion",
     "ridge": "ridge regression, no training",
+    "table": "mean state of each token, no context",
     "skip": "embedding put into the layer",
 }
 TEXT_NAMES = {"eval_wiki": "held-out wiki pages", "heldout": "held-out documents of the training sources"}
@@ -81,7 +82,7 @@ def _training(replace: Json) -> list[str]:
     bridge = replace["arms"]["bridge"]
     others = [
         f"{name} {number(replace['arms'][name]['fvu'])}"
-        for name in ("regressor", "ridge", "skip")
+        for name in ("regressor", "ridge", "table", "skip")
         if name in replace["arms"]
     ]
     return [

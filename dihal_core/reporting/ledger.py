@@ -24,8 +24,15 @@ def _stage_order(records: Sequence[StageRecord]) -> list[str]:
 
 
 def _trained(block: Json | None) -> Any:
-    arms = (block or {}).get("arms") or {}
-    return _sum([(arm or {}).get("tokens") for name, arm in arms.items() if name in ("bridge", "regressor")])
+    trainings = [block or {}, *((block or {}).get("seeds") or ())[1:]]  # the first seed is the block itself
+    return _sum(
+        [
+            (arm or {}).get("tokens")
+            for training in trainings
+            for name, arm in (training.get("arms") or {}).items()
+            if name in ("bridge", "regressor")
+        ]
+    )
 
 
 def _tokens(results: StudyResults, record: StageRecord) -> Any:

@@ -21,6 +21,7 @@ from dihal_core.reporting.questions import PAPER_PICKS, set_label
 from dihal_core.reporting.results import Json, StudyResults
 from dihal_core.reporting.sentences import lead_sentences
 from dihal_core.reporting.tables import Table
+from dihal_core.reporting.tables_seeds import seed_tables, seeds_of
 
 SECTIONS = (
     ("findings", "Further findings"),
@@ -30,6 +31,7 @@ SECTIONS = (
     ("geometry", "Geometry"),
     ("sweep", "Sweep"),
     ("agreement", "Agreement"),
+    ("seeds", "Seeds"),
     ("hybrid", "Hybrid"),
     ("ledger", "Ledger"),
     ("reading", "How to read this"),
@@ -159,6 +161,7 @@ def tables_of(results: StudyResults) -> dict[str, Table]:
     if results.agreement is not None:
         makers = (locate.loss_table, locate.predictor_table, locate.rule_table, locate.partial_table)
         found += [make(results.agreement) for make in makers]
+        found += seed_tables(results.agreement)
     if results.replace is not None:
         found.append(study.training_table(results.replace))
     if results.cost is not None:
@@ -190,8 +193,11 @@ def limits_of(results: StudyResults, predicted: Json | None) -> list[str]:
         limits.append(f"Smaller than the paper: {'; '.join(smaller)}.")
     if settings["bridge"]["kind"] != "unet":
         limits.append("The bridge is not the paper's UNet; how well a layer can be bridged may depend on the bridge.")
+    seeds = seeds_of(results.agreement)
     limits.append(
-        f"One seed ({settings['seed']}). Intervals cover the choice of documents, not the randomness of training, and layers "
+        f"One seed ({settings['seed']})"
+        + ("" if seeds is None else f" but for the sweep, which trained {seeds['count']} times at every layer")
+        + ". Intervals cover the choice of documents, not the randomness of training, and layers "
         "of one network are not independent, so intervals of rank correlations are optimistic."
     )
     if settings["corpus"]["kind"] != "dolma":
@@ -264,7 +270,12 @@ def page_of(
         "paper_picks": PAPER_PICKS,
         "candidates": results.candidates,
         "documents": (results.score or {}).get("documents"),
-        "sections": [item for item in SECTIONS if item[0] != "findings" or len(lead) < len(answer["sentences"])],
+        "sections": [
+            item
+            for item in SECTIONS
+            if (item[0] != "findings" or len(lead) < len(answer["sentences"]))
+            and (item[0] != "seeds" or seeds_of(results.agreement))
+        ],
         "figures": pictures,
         "tables": found,
         "corpus": results.corpus,
@@ -272,6 +283,7 @@ def page_of(
         "activations": results.activations,
         "score": results.score,
         "agreement": results.agreement,
+        "seeds": seeds_of(results.agreement),
         "replace": results.replace,
         "cost": results.cost,
         "gaps": results.gaps,

@@ -30,17 +30,25 @@ DARK = {
     "gap": "#3b2c20",
 }
 
-ARM_ROLES = {"teacher": "ink", "bridge": "observed", "regressor": "regressor", "ridge": "ridge", "skip": "skip"}
-ARM_MARKERS = {"teacher": "s", "bridge": "o", "regressor": "^", "ridge": "D", "skip": "X"}
-ARM_LINES = {"bridge": "-", "regressor": "-.", "ridge": "--", "skip": ":"}
+ARM_ROLES = {
+    "teacher": "ink",
+    "bridge": "observed",
+    "regressor": "regressor",
+    "ridge": "ridge",
+    "table": "muted",
+    "skip": "skip",
+}
+ARM_MARKERS = {"teacher": "s", "bridge": "o", "regressor": "^", "ridge": "D", "table": "v", "skip": "X"}
+ARM_LINES = {"bridge": "-", "regressor": "-.", "ridge": "--", "table": ":", "skip": ":"}
 ARM_LABELS = {
     "teacher": "teacher",
     "bridge": "bridge (diffusion)",
     "regressor": "regressor (no diffusion)",
     "ridge": "ridge map",
+    "table": "per-token table (no context)",
     "skip": "skip (embedding only)",
 }
-ARM_ORDER = ("teacher", "bridge", "regressor", "ridge", "skip")
+ARM_ORDER = ("teacher", "bridge", "regressor", "ridge", "table", "skip")
 
 
 def arm_kind(arm: str) -> str:
@@ -56,7 +64,7 @@ def arm_label(arm: str) -> str:
 
 
 def ordered_arms(arms: list[str]) -> list[str]:
-    """Return teacher, bridges by steps, regressor, ridge, skip, then whatever else there is."""
+    """Return teacher, bridges by steps, regressor, ridge, table, skip, then whatever else there is."""
 
     def place(arm: str) -> tuple[int, int, str]:
         kind, _, steps = arm.partition("@")

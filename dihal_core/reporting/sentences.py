@@ -67,8 +67,10 @@ def quality_sentences(hybrid: list[Json]) -> list[Json]:
     for block in hybrid:
         primary = next((arm["arm"] for arm in block["arms"] if arm_kind(arm["arm"]) == "bridge"), None)
         for item in block["comparisons"]:
-            if item["left"] != primary or item["right"] not in ("ridge", "regressor"):
+            if item["left"] != primary or item["right"] not in ("ridge", "regressor", "table"):
                 continue
+            if item["right"] == "table" and item["verdict"] == "better":
+                continue  # a control without context: worth a sentence only where it is not beaten
             left, right = _arm_phrase(item["left"]), _arm_phrase(item["right"])
             measure = "KL" if item["metric"] == "kl" else "NLL"
             text = {
@@ -103,16 +105,20 @@ def where_sentence(where: Json | None) -> list[Json]:
 
 def sweep_sentence(sweeps: dict[int, Json]) -> Json | None:
     """Return at how many layers the ridge map leaves less variance unexplained than the trained bridge."""
-    pairs = []
+    pairs, tables = [], []
     for block in sweeps.values():
-        bridge, ridge = ((block["arms"].get(arm) or {}).get("fvu") for arm in ("bridge", "ridge"))
+        bridge, ridge, table = ((block["arms"].get(arm) or {}).get("fvu") for arm in ("bridge", "ridge", "table"))
         if bridge is not None and ridge is not None:
             pairs.append(ridge <= bridge)
+        if bridge is not None and table is not None:
+            tables.append(table <= bridge)
     if not pairs:
         return None
     wins = sum(pairs)
-    kind = "control" if 2 * wins >= len(pairs) else "support"
+    kind = "control" if 2 * wins >= len(pairs) or 2 * sum(tables) >= max(1, len(tables)) else "support"
     text = f"At the sweep's budget the ridge map is at least as good as the trained bridge at {wins} of {len(pairs)} layers"
+    if any(tables):
+        text += f", the per-token table at {sum(tables)} of {len(tables)}"
     return _said(kind, "sweep", f"{text} (fraction of variance unexplained).")
 
 

@@ -151,11 +151,13 @@ def sweep_table(
         ("bridge", "fvu", "bridge FVU"),
         ("ridge", "fvu", "ridge FVU"),
         ("regressor", "fvu", "regressor FVU"),
+        ("table", "fvu", "per-token table FVU"),
         ("skip", "fvu", "skip FVU"),
         ("bridge", "fvu_without_outliers", "bridge FVU, no outliers"),
         ("bridge", "kl", "bridge KL"),
         ("ridge", "kl", "ridge KL"),
         ("regressor", "kl", "regressor KL"),
+        ("table", "kl", "per-token table KL"),
         ("bridge", "nll", "bridge NLL"),
         ("ridge", "nll", "ridge NLL"),
     )

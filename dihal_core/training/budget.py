@@ -40,6 +40,8 @@ class Ledger:
     steps: int = 0
     tokens: int = 0
     flops: int = 0
+    halvings: list[dict[str, int]] = dataclasses.field(default_factory=list)
+    """Where memory ran out: `step`, and the micro-batch `from` which it was halved `to`."""
 
     @classmethod
     def of(cls, arm: TrainedArm, positions: int, muon_iterations: int) -> "Ledger":
@@ -60,4 +62,5 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         """Return what results carry."""
-        return {"parameters": self.parameters, "steps": self.steps, "tokens": self.tokens, "flops": self.flops}
+        costs = {"parameters": self.parameters, "steps": self.steps, "tokens": self.tokens, "flops": self.flops}
+        return {**costs, "out_of_memory": self.halvings} if self.halvings else costs

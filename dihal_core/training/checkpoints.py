@@ -45,6 +45,22 @@ class Checkpoints:
             self.remove()
             return None
 
+    def kept(self) -> str:
+        """Say which state an interrupted or diverged run leaves behind."""
+        if not self.path.exists():
+            return "no checkpoint had been written yet"
+        try:
+            with safe_open(self.path, framework="pt") as handle:
+                done = json.loads(handle.metadata()[FACTS])["done"]
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return f"the checkpoint {self.path} is unreadable"
+        return f"the checkpoint of step {done} is kept in {self.path}"
+
     def remove(self) -> None:
         """Delete the checkpoint, if there is one: a finished store holds results only."""
         self.path.unlink(missing_ok=True)
+
+
+def kept_by(checkpoints: Checkpoints | None) -> str:
+    """Say which state a run that stops here leaves behind."""
+    return "it keeps no checkpoints" if checkpoints is None else checkpoints.kept()

@@ -16,8 +16,9 @@ from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.splits import split_by_document
+from dihal_core.bridges.table import fit_table
 from dihal_core.corpus.windows import load_windows
-from dihal_core.progress import Progress
+from dihal_core.progress import Progress, silent
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
@@ -25,6 +26,7 @@ from dihal_core.training.distortion import measured_distortion
 from dihal_core.training.loop import train
 from dihal_core.training.losses import validation_errors
 from dihal_core.training.phases import Phases
+from dihal_core.training.processes import train_together
 from dihal_core.training.results import (
     Trained,
     find_trained,
@@ -35,6 +37,7 @@ from dihal_core.training.results import (
 )
 from dihal_core.training.suffix import SuffixObjective
 from dihal_core.training.targets import RecomputeTargets
+from dihal_core.training.world import ALONE, World
 
 RESULT = "replace.json"
 SHARES = {"condition": 6.0, "layer": 4.0, "train": 88.0, "validate": 2.0}
@@ -50,7 +53,7 @@ def build_replace(context: StageContext) -> dict[str, Any]:
     layer = require_layer(context.values["layer"], settings.backbone.num_layers, settings.backbone.name)
     source, facts, train_windows, validation = _prepare(context, layer, phases)
     clock.append(time.monotonic())
-    arms, trained = _train(context, layer, source, facts, train_windows, validation, phases.of("train"))
+    arms, trained = _arms(context, layer, source, facts, train_windows, validation, phases.of("train"))
     clock.append(time.monotonic())
     errors = validation_errors(arms, source, validation, facts, settings.replace.outlier_ratio, phases.of("validate"))
     nothing = {"parameters": 0, "steps": 0, "tokens": 0, "flops": 0}
@@ -114,7 +117,7 @@ def _prepare(
     return source.with_frame(frame), facts, train_windows, validation
 
 
-def _train(
+def _arms(
     context: StageContext,
     layer: int,
     source: BatchSource,
@@ -123,10 +126,33 @@ def _train(
     validation: np.ndarray,
     progress: Progress,
 ) -> tuple[dict[str, Arm], Trained]:
+    device = source.frame.sink_D.device
+    count = context.settings.replace.training.processes
+    if count > 1 and find_trained(context.store, device) is None:
+        train_together(train_share, context, 0, count, device.type, progress)
+    found = find_trained(context.store, device)
+    return found or _train(context, layer, source, facts, train_windows, validation, progress)
+
+
+def train_share(context: StageContext, index: int, world: World) -> None:
+    """Train the arms as one of several processes; the main one commits. `index` is 0, there is one training."""
+    use_threads(context.settings.replace.threads)
+    layer = int(context.values["layer"])
+    source, facts, train_windows, validation = _prepare(context, layer, Phases(silent, SHARES))
+    _train(context, layer, source, facts, train_windows, validation, context.progress, world)
+
+
+def _train(
+    context: StageContext,
+    layer: int,
+    source: BatchSource,
+    facts: LayerFacts,
+    train_windows: np.ndarray,
+    validation: np.ndarray,
+    progress: Progress,
+    world: World = ALONE,
+) -> tuple[dict[str, Arm], Trained]:
     settings = context.settings
-    found = find_trained(context.store, source.frame.sink_D.device)
-    if found is not None:
-        return found
     names = ("bridge", "regressor", "ridge", "skip") if settings.replace.regressor else ("bridge", "ridge", "skip")
     arms = fresh_arms(names, settings.bridge, source.frame, settings.seed)
     learning = trained_arms(arms)
@@ -135,6 +161,12 @@ def _train(
         errors = validation_errors(learning, source, validation, facts, settings.replace.outlier_ratio)
         return {name: {"fvu": errors.summary(name)["fvu"]} for name in learning}
 
+    if settings.replace.table and world.main:
+        table = fit_table(
+            source.frame, source.backbone.embed, source.targets.states, source.windows.tokens_NT,
+            torch.from_numpy(source.windows.lengths_N).long(), train_windows, f"layer {layer}",
+        )  # fmt: skip
+        arms |= {} if table is None else {"table": table}
     runs = train(
         learning,
         source,
@@ -146,5 +178,6 @@ def _train(
         progress,
         observe,
         SuffixObjective.of(source, layer, settings.bridge),
+        world,
     )
-    return arms, keep_trained(context.store, arms, runs, settings.bridge, layer)
+    return arms, keep_trained(context.store, arms, runs, settings.bridge, layer, write=world.main)

@@ -14,8 +14,8 @@ from dihal_core.bridges.arms import load_arms, make_arm, save_arms
 from dihal_core.bridges.frame import Arm, Frame, TrainedArm
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import ConfigError
-from dihal_core.store import StageStore
-from dihal_core.training.loop import Run
+from dihal_core.store import StageStore, dump_json, write_atomically
+from dihal_core.training.runs import Run
 
 ARMS = "arms"
 TRAINING = "training.json"
@@ -59,22 +59,47 @@ class Trained:
     observations: dict[str, list[dict[str, Any]]]
 
 
-def keep_trained(store: StageStore, arms: dict[str, Arm], runs: dict[str, Run], settings: Any, layer: int) -> Trained:
-    """Write arms and curves into the store, then commit."""
+def seed_folder(store: StageStore, index: int) -> Path:
+    """Return where training number `index` of a store keeps its files; the first has the store itself."""
+    return store.path / f"seeds/{index}" if index else store.path
+
+
+def _commit_of(index: int) -> str:
+    return f"{TRAINED}-{index}" if index else TRAINED
+
+
+def keep_trained(
+    store: StageStore,
+    arms: dict[str, Arm],
+    runs: dict[str, Run],
+    settings: Any,
+    layer: int,
+    index: int = 0,
+    write: bool = True,
+) -> Trained:
+    """Write arms and curves into the store, then commit; `index` counts trainings with further seeds.
+
+    With `write` False (a process that is not the main one) nothing is written.
+    """
     trained = Trained(
         {name: run.ledger.to_json() for name, run in runs.items()},
         {name: run.curve for name, run in runs.items()},
         {name: run.observations for name, run in runs.items()},
     )
-    save_arms(store.path / ARMS, arms, settings, layer)
-    store.write_json(TRAINING, dataclasses.asdict(trained))
-    store.commit(TRAINED, {})
+    if not write:
+        return trained
+    folder = seed_folder(store, index)
+    save_arms(folder / ARMS, arms, settings, layer)
+    write_atomically(folder / TRAINING, dump_json(dataclasses.asdict(trained)))
+    store.commit(_commit_of(index), {})
     return trained
 
 
-def find_trained(store: StageStore, device: torch.device | str) -> tuple[dict[str, Arm], Trained] | None:
+def find_trained(
+    store: StageStore, device: torch.device | str, index: int = 0
+) -> tuple[dict[str, Arm], Trained] | None:
     """Return what an interrupted attempt trained to the end, or None."""
-    if TRAINED not in store.committed():
+    if _commit_of(index) not in store.committed():
         return None
-    folder = Path(store.path)
+    folder = seed_folder(store, index)
     return load_arms(folder / ARMS, device), Trained(**json.loads((folder / TRAINING).read_bytes()))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dihal_core.bridges.frame import Batch, TrainedArm
+from dihal_core.bridges.frame import Batch, Draws, TrainedArm
 from dihal_core.config import BridgeBase
 from dihal_core.evaluation.likelihood import scored_mask
 from dihal_core.training.batches import BatchSource
@@ -46,11 +46,48 @@ class SuffixObjective:
         self, arm: TrainedArm, batch: Batch, indices: np.ndarray, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return cross-entropy with the next token and KL(teacher || hybrid), nats per scored token."""
-        few, backbone = min(self.windows, len(indices)), self.source.backbone
-        part = Batch(*(tensor[:few] for tensor in dataclasses.astuple(batch)))
-        tokens_BT = torch.from_numpy(self.source.windows.tokens_NT[indices[:few]]).long()
-        lengths_B = torch.from_numpy(self.source.windows.lengths_N[indices[:few]]).long()
-        hidden_BTD = self.source.frame.finish(arm.one_step(part, generator))
+        few = self._used(indices)
+        sums = self._sums(arm, batch.rows(few), indices[few], self.draw(arm, batch.mask_BT, generator))
+        scored = self._scored(indices)
+        return sums[0] / scored, sums[1] / scored
+
+    def draw(self, arm: TrainedArm, mask_BT: Tensor, generator: torch.Generator) -> Draws:
+        """Draw what is random about these losses, for all windows of the batch that they use."""
+        return arm.draw_once(mask_BT[: self.windows], generator)
+
+    def share(self, arm: TrainedArm, batch: Batch, indices: np.ndarray, draws: Draws, part: slice) -> Tensor | None:
+        """Return what windows `part` of a batch add to the weighted sum, None where none of them is used.
+
+        Parameters
+        ----------
+        batch
+            The windows `part` alone.
+        indices
+            Windows of the whole batch.
+        draws
+            From `draw`.
+        """
+        used = slice(part.start, min(part.stop, self._used(indices).stop))
+        if used.start >= used.stop:
+            return None
+        here = slice(0, used.stop - used.start)
+        next_token, distillation = self._sums(arm, batch.rows(here), indices[used], draws.rows(used))
+        return (self.next_token * next_token + self.distillation * distillation) / self._scored(indices)
+
+    def _used(self, indices: np.ndarray) -> slice:
+        return slice(0, min(self.windows, len(indices)))
+
+    def _scored(self, indices: np.ndarray) -> int:
+        few = indices[self._used(indices)]
+        lengths_B = torch.from_numpy(self.source.windows.lengths_N[few]).long()
+        return int(scored_mask(lengths_B, self.source.windows.tokens_NT.shape[1]).sum())
+
+    def _sums(self, arm: TrainedArm, part: Batch, indices: np.ndarray, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return both losses summed over the scored tokens of the windows `indices`."""
+        backbone = self.source.backbone
+        tokens_BT = torch.from_numpy(self.source.windows.tokens_NT[indices]).long()
+        lengths_B = torch.from_numpy(self.source.windows.lengths_N[indices]).long()
+        hidden_BTD = self.source.frame.finish(arm.estimate_once(part, draws))
         device = hidden_BTD.device
         mask_BT = scored_mask(lengths_B.to(device), tokens_BT.shape[1])
         student_NV = backbone.logits(backbone.suffix(self.layer)(hidden_BTD)[mask_BT]).float()
@@ -59,6 +96,6 @@ class SuffixObjective:
         following_N = tokens_BT.to(device)[:, 1:][mask_BT[:, :-1]]
         student_NV = torch.log_softmax(student_NV, dim=-1)
         return (
-            F.nll_loss(student_NV, following_N),
-            F.kl_div(student_NV, teacher_NV, log_target=True, reduction="batchmean"),
+            F.nll_loss(student_NV, following_N, reduction="sum"),
+            F.kl_div(student_NV, teacher_NV, log_target=True, reduction="sum"),
         )

@@ -11,35 +11,44 @@ from typing import Any
 import numpy as np
 import torch
 
+from dihal_core.backbones.belongs import require_backbone
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.fitting import LayerFacts, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.ridge import SharedRidge, load_ridge
+from dihal_core.bridges.table import fit_table
 from dihal_core.corpus.windows import load_windows
-from dihal_core.progress import Progress
+from dihal_core.progress import Progress, silent
+from dihal_core.seeding import torch_seed
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
-from dihal_core.training.distortion import measured_distortion
-from dihal_core.training.likelihood import suffix_likelihood
-from dihal_core.training.loop import autocast_dtype, train
-from dihal_core.training.losses import ValidationErrors, objective_loss, validation_errors
+from dihal_core.training.loop import train
+from dihal_core.training.measure import Measurement, with_seeds
 from dihal_core.training.phases import Phases
+from dihal_core.training.processes import train_together
 from dihal_core.training.results import (
     Trained,
     find_trained,
     fresh_arms,
     keep_trained,
     require_layer,
+    seed_folder,
     trained_arms,
 )
 from dihal_core.training.suffix import SuffixObjective
 from dihal_core.training.targets import RecomputeTargets, StoreTargets
+from dihal_core.training.world import ALONE, World
 
 RESULT = "sweep.json"
 SHARES = {"fit": 8.0, "train": 55.0, "validate": 10.0, "likelihood": 27.0}
 """Rough shares of a layer's time, for the progress display only."""
+LEARNED = ("bridge", "regressor")
+NO_TABLE = (
+    "layer {layer}: no per-token table, because this backbone's embedding output also holds the position and so names no "
+    "token"
+)
 
 
 def control_layers(first: int, last: int, count: int) -> tuple[int, ...]:
@@ -48,25 +57,47 @@ def control_layers(first: int, last: int, count: int) -> tuple[int, ...]:
 
 
 def build_sweep(context: StageContext) -> dict[str, Any]:
-    """Fit the frame of one layer, train its arms, measure them; resumes from its checkpoint."""
+    """Fit the frame of one layer, train its arms, measure them, once per seed; resumes from its checkpoint."""
     settings = context.settings
     use_threads(settings.sweep.threads)
     clock = [time.monotonic()]
     phases = Phases(context.progress, SHARES)
     layer = require_layer(context.unit, settings.backbone.num_layers, settings.backbone.name)
+    for name in ("activations", "ridge"):
+        require_backbone(context.inputs[name].path, settings.backbone)
     device = resolve_device(settings.compute.device)
     shared = load_ridge(context.inputs["ridge"], device)
     source, facts = _source(context, layer, shared, device, phases.of("fit"))
     clock.append(time.monotonic())
-    arms, trained = _arms(context, layer, source, shared, phases.of("train"))
+    trainings = [
+        _arms(context, layer, source, shared, index, _part(phases.of("train"), index, settings.sweep.seeds))
+        for index in range(settings.sweep.seeds)
+    ]
     clock.append(time.monotonic())
-    result = _measure(context, layer, source, facts, shared, arms, trained, phases)
+    measurement = Measurement(context, layer, source, facts, shared, phases)
+    (arms, trained), *others = trainings
+    table = fit_table(
+        source.frame, source.backbone.embed, source.targets.states, source.windows.tokens_NT,
+        torch.from_numpy(source.windows.lengths_N).long(), shared.train, f"layer {layer}",
+    )  # fmt: skip
+    result = measurement.first(arms if table is None else {**arms, "table": table}, trained)
+    if table is None:
+        result["flags"].append(NO_TABLE.format(layer=layer))
+    further = [
+        measurement.further(more, losses, index, _part(phases.of("likelihood"), index, settings.sweep.seeds))
+        for index, (more, losses) in enumerate(others, start=1)
+    ]
     clock.append(time.monotonic())
-    context.store.write_json(RESULT, result)
-    Checkpoints(context.store.path).remove()
+    context.store.write_json(RESULT, with_seeds(result, further))
+    for index in range(settings.sweep.seeds):
+        Checkpoints(seed_folder(context.store, index)).remove()
     seconds = dict(zip(("fit", "train", "measure"), np.diff(clock).round(3).tolist(), strict=True))
     bridge = result["arms"]["bridge"]
     return {"fvu": bridge["fvu"], "kl": bridge["kl"], "steps": bridge["steps"], "parts": seconds}
+
+
+def _part(progress: Progress, index: int, parts: int) -> Progress:
+    return lambda done, total, unit: progress(index * total + done, parts * total, unit)
 
 
 def _source(
@@ -99,102 +130,63 @@ def _source(
 
 
 def _arms(
-    context: StageContext, layer: int, source: BatchSource, shared: SharedRidge, progress: Progress
+    context: StageContext, layer: int, source: BatchSource, shared: SharedRidge, index: int, progress: Progress
+) -> tuple[dict[str, Arm], Trained]:
+    """Return the arms trained under seed number `index`; those of the first have the controls beside them."""
+    device = source.frame.sink_D.device
+    count = context.settings.sweep.training.processes
+    if count > 1 and find_trained(context.store, device, index) is None:
+        train_together(train_share, context, index, count, device.type, progress)
+    found = find_trained(context.store, device, index)
+    return found or _train(context, layer, source, shared, index, progress)
+
+
+def train_share(context: StageContext, index: int, world: World) -> None:
+    """Train the arms of seed number `index` as one of several processes; the main one commits."""
+    settings = context.settings
+    use_threads(settings.sweep.threads)
+    device = resolve_device(settings.compute.device)
+    layer = require_layer(context.unit, settings.backbone.num_layers, settings.backbone.name)
+    shared = load_ridge(context.inputs["ridge"], device)
+    source, _ = _source(context, layer, shared, device, silent)
+    _train(context, layer, source, shared, index, context.progress, world)
+
+
+def _train(
+    context: StageContext,
+    layer: int,
+    source: BatchSource,
+    shared: SharedRidge,
+    index: int,
+    progress: Progress,
+    world: World = ALONE,
 ) -> tuple[dict[str, Arm], Trained]:
     settings = context.settings
-    found = find_trained(context.store, source.frame.sink_D.device)
-    if found is not None:
-        return found
-    arms = fresh_arms(_names(settings, layer), settings.bridge, source.frame, settings.seed)
+    names = _names(settings, layer)
+    seed = seed_number(settings.seed, index)
+    chosen = names if index == 0 else tuple(name for name in names if name in LEARNED)
+    arms = fresh_arms(chosen, settings.bridge, source.frame, seed)
     runs = train(
         trained_arms(arms),
         source,
         shared.train,
         settings.sweep.training,
-        settings.seed,
-        f"layer {layer}",
-        Checkpoints(context.store.path),
+        seed,
+        f"layer {layer}" if index == 0 else f"layer {layer}, seed {index}",
+        Checkpoints(seed_folder(context.store, index)),
         progress,
         suffix=SuffixObjective.of(source, layer, settings.bridge),
+        world=world,
     )
-    return arms, keep_trained(context.store, arms, runs, settings.bridge, layer)
+    return arms, keep_trained(context.store, arms, runs, settings.bridge, layer, index, world.main)
+
+
+def seed_number(seed: int, index: int) -> int:
+    """Return the root seed of training number `index`: of initial weights, noise and batch order. 0 is the study's own."""
+    return torch_seed(seed, "sweep seed", index) if index else seed
 
 
 def _names(settings: Any, layer: int) -> tuple[str, ...]:
     last = settings.score.last_layer or settings.backbone.num_layers - 1
     controls = control_layers(settings.score.first_layer, last, settings.sweep.regressor_layers)
     return ("bridge", "regressor", "ridge", "skip") if layer in controls else ("bridge", "ridge", "skip")
-
-
-def _measure(
-    context: StageContext,
-    layer: int,
-    source: BatchSource,
-    facts: LayerFacts,
-    shared: SharedRidge,
-    arms: dict[str, Arm],
-    trained: Trained,
-    phases: Phases,
-) -> dict[str, Any]:
-    settings = context.settings
-    errors = validation_errors(
-        arms, source, shared.validation, facts, settings.sweep.outlier_ratio, phases.of("validate")
-    )
-    scored_arms = arms if "regressor" in arms else {name: arms[name] for name in ("bridge", "ridge")}
-    likelihood, teacher_nll, tokens = suffix_likelihood(
-        scored_arms,
-        source,
-        layer,
-        shared.validation[: settings.sweep.likelihood_sequences],
-        context.inputs["corpus"].digest,
-        phases.of("likelihood"),
-    )
-    rows: dict[str, dict[str, Any]] = {}
-    for name in arms:
-        nothing = {"parameters": 0, "steps": 0, "tokens": 0, "flops": 0}
-        losses: dict[str, Any] = {"kl": None, "nll": None, **errors.summary(name), **likelihood.get(name, {})}
-        rows[name] = {**losses, "paper_bridge_loss": None, **trained.ledgers.get(name, nothing)}
-    for name, arm in trained_arms(arms).items():
-        rows[name]["paper_bridge_loss"] = objective_loss(
-            arm,
-            source,
-            shared.validation,
-            settings.seed,
-            autocast_dtype(settings.sweep.training),
-            SuffixObjective.of(source, layer, settings.bridge),
-        )
-    return {
-        "layer": layer,
-        "arms": rows,
-        "objective": {name: arm.objective() for name, arm in trained_arms(arms).items()},
-        "teacher": {"nll": teacher_nll},
-        "curve": trained.curves["bridge"],
-        "validation": {
-            "documents": len(np.unique(errors.document_N)),
-            "windows": len(shared.validation),
-            "states": len(errors.document_N),
-            "scored_tokens": tokens,
-            "outlier_share": float(errors.outlier_N.mean()),
-        },
-        "per_document": {name: errors.per_document(name) for name in arms},
-        "flags": _flags(rows, errors, layer),
-        **measured_distortion(arms["bridge"], source, shared.validation),
-    }
-
-
-def _flags(rows: dict[str, dict[str, Any]], errors: ValidationErrors, layer: int) -> list[str]:
-    flags = []
-    bridge, ridge = rows["bridge"], rows["ridge"]
-    if bridge["fvu"] >= ridge["fvu"]:
-        flags.append(
-            f"layer {layer}: the trained bridge (FVU {bridge['fvu']:.4f}) does not improve on the ridge it starts "
-            f"from ({ridge['fvu']:.4f}); its rank is the ridge's"
-        )
-    if bridge["kl"] is not None and bridge["kl"] >= ridge["kl"]:
-        flags.append(
-            f"layer {layer}: KL of the bridge ({bridge['kl']:.4f}) is not below the ridge's ({ridge['kl']:.4f})"
-        )
-    share = float(errors.outlier_N.mean())
-    if share > 0.01:
-        flags.append(f"layer {layer}: {share:.1%} of validation states are outlier tokens")
-    return flags

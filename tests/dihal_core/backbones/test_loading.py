@@ -96,6 +96,15 @@ def test_weights_that_lack_a_tensor_are_refused_not_filled_with_noise(tmp_path):
         load_backbone(settings(source="folder", identifier=str(tmp_path)), {})
 
 
+@pytest.mark.parametrize("kept", [0, 7, 3000])
+def test_weights_whose_download_was_cut_off_are_one_sentence(tmp_path, kept):
+    load_backbone(settings(), {}, seed=5).model.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(AssetError, match="could not be loaded .*fetch it again"):
+        load_backbone(settings(source="folder", identifier=str(tmp_path)), {})
+
+
 @pytest.mark.parametrize("content", [b"", b"GGUF" + bytes(60), b"not a gguf at all" * 9])
 def test_a_corrupt_gguf_is_one_sentence(tmp_path, content):
     broken = tmp_path / "broken.gguf"

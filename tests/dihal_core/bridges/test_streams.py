@@ -5,7 +5,7 @@ import torch
 
 from dihal_core.bridges.causality import random_arm
 from dihal_core.bridges.registry import BRIDGES
-from dihal_core.bridges.streams import RecomputeStream, Slots, TokenwiseStream, open_stream
+from dihal_core.bridges.streams import RecomputeStream, Slots, TokenwiseStream, UnetStream, open_stream
 from dihal_core.config import MlpBridgeSettings, UnetBridgeSettings
 
 D = 24
@@ -16,7 +16,7 @@ SETTINGS = {
         layers_per_block=1, attention_heads=2, norm_groups=4, cross_attention_width=8, context_tokens=3,
     ),
 }  # fmt: skip
-ARMS = [*((kind, "bridge") for kind in BRIDGES), ("mlp", "regressor"), ("mlp", "ridge"), ("mlp", "skip")]
+ARMS = [*((kind, "bridge") for kind in BRIDGES), *(("mlp", name) for name in ("regressor", "ridge", "table", "skip"))]
 every_arm = pytest.mark.parametrize(("kind", "name"), ARMS, ids=lambda value: value)
 
 
@@ -88,6 +88,29 @@ def test_a_ridge_of_one_token_needs_no_memory():
 def test_the_mlp_bridge_and_the_regressor_are_incremental():
     for name in ("bridge", "regressor"):
         assert isinstance(open_stream(random_arm(SETTINGS["mlp"], D, seed=0, name=name)), TokenwiseStream)
+
+
+@pytest.mark.parametrize("window", [1, 3, 40])
+@pytest.mark.parametrize("start", ["noise", "ridge"])
+def test_the_unet_bridge_is_incremental_for_every_window_and_start(start, window):
+    """Windows of one state, shorter than the prefix and longer; equal to the whole up to 2e-5 of the states' scale."""
+    settings = SETTINGS["unet"].model_copy(update={"context_tokens": window, "start": start, "chunk_states": 4})
+    arm = random_arm(settings, D, seed=0)
+    stream = open_stream(arm, 3, 9)
+    assert isinstance(stream, UnetStream)
+    together = torch.cat([stream.extend(piece) for piece in embeddings_of().split((6, 1, 1, 1, 8), dim=1)], dim=1)
+    expected = whole(arm, embeddings_of(), 3)
+    assert float((together - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+def test_a_new_token_costs_the_unet_one_state():
+    """Counted at the UNet's own entrance, for a batch whose rows have different lengths."""
+    arm = random_arm(SETTINGS["unet"], D, seed=0)
+    stream, sizes = open_stream(arm, 2, 9), []
+    arm.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    stream.extend(embeddings_of()[:, :9], torch.tensor([9, 1, 4]))
+    stream.extend(embeddings_of()[:, 9:10])
+    assert sizes == [27, 27, 3, 3]
 
 
 def test_slots_keep_what_was_written_while_they_grow():

@@ -187,3 +187,12 @@ def test_a_random_vae_is_refused_outside_the_smoke_profile():
     assert load_study("smoke", overrides={**overrides, "bridge.block_channels": [64]}).bridge.vae == "random"
     with pytest.raises(ConfigError, match="refused outside the smoke"):
         load_study("quickstart", overrides=overrides)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+def test_weights_whose_download_was_cut_off_are_named(tmp_path, kept):
+    make_unet(UnetBridgeSettings(**SMALL), 2, 4).save_pretrained(tmp_path / "unet", safe_serialization=True)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(AssetError, match="unet weights .* could not be loaded .*or fetch it beforehand"):
+        make_unet(UnetBridgeSettings(**{**SMALL, "unet": str(tmp_path)}), 2, 4)

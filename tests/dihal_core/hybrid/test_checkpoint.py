@@ -80,7 +80,7 @@ def test_every_family_and_bridge_survives_saving(family, kind, tmp_path, make_hy
         assert again.generation_config.eos_token_id == [3]
 
 
-@pytest.mark.parametrize("arm", ["regressor", "ridge", "skip"])
+@pytest.mark.parametrize("arm", ["regressor", "ridge", "table", "skip"])
 def test_controls_are_hybrids_too(arm, tmp_path, make_hybrid, prompts):
     tokens_BT = torch.stack(prompts((9,)))
     model = make_hybrid("llama", arm)

@@ -71,7 +71,7 @@ def test_a_family_whose_line_leaves_something_out_is_stopped_with_the_layer():
         splice_gate(careless, TOKENS_BT, silent)
 
 
-@pytest.mark.parametrize("name", ["bridge", "regressor", "ridge", "skip"])
+@pytest.mark.parametrize("name", ["bridge", "regressor", "ridge", "table", "skip"])
 def test_arms_with_random_weights_pass_the_leak_gate_exactly(name):
     embeddings_BTD = llama().embed(TOKENS_BT)
     arm = random_arm(BRIDGE, 16, seed=0, name=name)

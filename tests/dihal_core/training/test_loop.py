@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dihal_core.bridges.arms import own_state
+from dihal_core.bridges.arms import make_arm, own_state
 from dihal_core.errors import NumericsError
 from dihal_core.progress import StopRequested
 from dihal_core.training.checkpoints import Checkpoints
@@ -130,7 +130,9 @@ def test_a_diverging_loss_names_layer_arm_and_step_and_keeps_the_checkpoint(make
             with torch.no_grad():
                 arms["bridge"].denoiser.out.bias[0] = float("nan")
 
-    with pytest.raises(NumericsError, match="layer 2, bridge: loss is nan at step 5 of 9"):
+    with pytest.raises(
+        NumericsError, match="layer 2, bridge: loss is nan at step 5 of 9.*checkpoint of step 3 is kept"
+    ):
         train(arms, source, TRAIN, training, 0, "layer 2", Checkpoints(tmp_path), poison)
     tensors, facts = Checkpoints(tmp_path).load()
     assert facts["done"] == 3
@@ -145,3 +147,60 @@ def test_bfloat16_autocast_trains_to_about_the_same_loss(make_arms, source, trai
         )
         ends.append(runs["bridge"].curve[-1]["loss"])
     assert ends[0] == pytest.approx(ends[1], rel=0.02)
+
+
+def test_weights_that_left_the_numbers_never_replace_the_last_good_checkpoint(make_arms, source, training, tmp_path):
+    """The loss was finite, the update was not: observed at step 6, before that checkpoint is written."""
+    arms, calls = make_arms("bridge"), []
+
+    def observe():
+        calls.append(1)
+        if len(calls) == 2:
+            arms["bridge"].denoiser.out.bias.data[0] = float("inf")
+        return {}
+
+    message = "layer 2, bridge: after step 6: weight denoiser.out.bias is not finite.*checkpoint of step 3 is kept"
+    with pytest.raises(NumericsError, match=message):
+        train(arms, source, TRAIN, training, 0, "layer 2", Checkpoints(tmp_path), observe=observe)
+    assert Checkpoints(tmp_path).load()[1]["done"] == 3
+
+
+def test_a_last_step_that_diverges_is_no_result(make_arms, source, training):
+    arms, calls = make_arms("bridge"), []
+
+    def observe():
+        calls.append(1)
+        if len(calls) == 3:
+            arms["bridge"].denoiser.out.bias.data[0] = float("nan")
+        return {}
+
+    with pytest.raises(
+        NumericsError, match="after step 9: weight denoiser.out.bias is not finite.*keeps no checkpoints"
+    ):
+        train(arms, source, TRAIN, training, 0, "layer 2", observe=observe)
+
+
+@pytest.mark.parametrize("other", ["arms", "sizes", "fields"])
+def test_a_checkpoint_that_does_not_fit_is_set_aside_and_said(
+    make_arms, source, smoke, training, tmp_path, other, caplog
+):
+    settings = training.model_copy(update={"epochs": 0.8})
+    fresh = make_arms("bridge")
+    train(fresh, source, TRAIN, settings, 0, "layer 2")
+    straight = weights(fresh)
+    checkpoints = Checkpoints(tmp_path)
+    if other == "arms":
+        train(make_arms("regressor"), source, TRAIN, settings, 0, "layer 2", checkpoints)
+    elif other == "sizes":
+        wider = make_arm("bridge", smoke.bridge.model_copy(update={"width": 24}), source.frame, seed=0)
+        train({"bridge": wider}, source, TRAIN, settings, 0, "layer 2", checkpoints)
+    else:
+        train(make_arms("bridge"), source, TRAIN, settings, 0, "layer 2", checkpoints)
+        tensors, facts = checkpoints.load()
+        del facts["runs"]["bridge"]["ledger"]["tokens"]
+        checkpoints.save(tensors, facts)
+    arms = make_arms("bridge")
+    runs = train(arms, source, TRAIN, settings, 0, "layer 2", checkpoints)
+    assert "does not fit" in caplog.text
+    assert runs["bridge"].ledger.steps == 6
+    assert_equal_bits(weights(arms), straight)

@@ -61,6 +61,18 @@ def test_the_regressor_can_be_left_out(request_in, smoke):
     assert set(load_arms(record.path / "arms")) == {"bridge", "ridge", "skip"}
 
 
+def test_the_per_token_table_stands_beside_the_arms_and_moves_none(finished, request_in, smoke):
+    settings = smoke.model_copy(update={"replace": smoke.replace.model_copy(update={"table": True})})
+    record = ensure(request_in("replace", settings, values={"layer": 2}))
+    found = json.loads((record.path / "replace.json").read_bytes())
+    table = found["arms"].pop("table")
+    assert found == finished[1]
+    assert 0 < table["fvu"] < found["arms"]["skip"]["fvu"]
+    assert table["steps"] == 0
+    loaded = load_arms(record.path / "arms")["table"]
+    assert len(loaded.key_S) > 20
+
+
 @pytest.mark.parametrize("layer", [0, 4, None, "2"])
 def test_a_layer_no_bridge_can_enter_is_refused(request_in, smoke, layer):
     with pytest.raises(ConfigError, match=r"is outside 1\.\.3"):

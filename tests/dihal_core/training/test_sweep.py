@@ -1,13 +1,14 @@
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from dihal_core.errors import ConfigError
+from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.requests import find
 from dihal_core.runner import ensure
-from dihal_core.training.sweep import control_layers
+from dihal_core.training.sweep import control_layers, seed_number
 
 LOSSES = {"fvu", "fvu_without_outliers", "relative_mse", "raw_mse", "paper_bridge_loss", "kl", "nll"}
 COSTS = {"parameters", "steps", "tokens", "flops"}
@@ -33,7 +34,7 @@ def test_control_layers_are_spread_evenly_with_both_ends():
 def test_the_result_has_every_arm_every_loss_and_every_cost(result, smoke):
     _, sweep = result
     assert sweep["layer"] == 1
-    assert set(sweep["arms"]) == {"bridge", "regressor", "ridge", "skip"}
+    assert set(sweep["arms"]) == {"bridge", "regressor", "ridge", "skip", "table"}
     for name, row in sweep["arms"].items():
         assert set(row) == LOSSES | COSTS
         trained = name in ("bridge", "regressor")
@@ -44,6 +45,7 @@ def test_the_result_has_every_arm_every_loss_and_every_cost(result, smoke):
     assert sweep["arms"]["bridge"]["tokens"] == sweep["arms"]["regressor"]["tokens"]
     assert set(sweep["objective"]["bridge"]) == {"diffusion", "reconstruction", "next_token", "distillation"}
     assert sweep["curve"][-1]["step"] == 4
+    assert "seeds" not in sweep
     documents = sweep["per_document"]["bridge"]
     assert len(documents["document"]) == sweep["validation"]["documents"]
     assert sum(documents["sse"]) / sum(documents["sst"]) == pytest.approx(sweep["arms"]["bridge"]["fvu"])
@@ -91,3 +93,55 @@ def test_recomputed_targets_give_nearly_the_losses_of_stored_ones(result, reques
 def test_a_layer_no_bridge_can_enter_is_refused(request_in, smoke, layer):
     with pytest.raises(ConfigError, match=f"layer {layer} is outside 1..3"):
         ensure(request_in("sweep", smoke, layer))
+
+
+def test_states_of_another_backbone_are_refused(request_in, smoke, tmp_path):
+    odd = smoke.model_copy(update={"backbone": smoke.backbone.model_copy(update={"identifier": "another"})})
+    with pytest.raises(
+        ArtifactError, match=r"made with another backbone.*identifier 'random-llama-tiny' \(here 'another'\)"
+    ):
+        ensure(request_in("sweep", odd, 1))
+
+
+@pytest.fixture(scope="module")
+def three_seeds(smoke):
+    """The smoke study with three trainings per layer."""
+    return smoke.model_copy(update={"sweep": smoke.sweep.model_copy(update={"seeds": 3})})
+
+
+def test_further_seeds_add_rows_and_change_no_number_of_the_first(result, request_in, three_seeds):
+    record = ensure(request_in("sweep", three_seeds, 1))
+    sweep = json.loads((record.path / "sweep.json").read_bytes())
+    seeds = sweep.pop("seeds")
+    flags = [flag for flag in sweep.pop("flags") if ", seed " not in flag]
+    alone = dict(result[1])
+    assert flags == alone.pop("flags")
+    assert sweep == alone
+    assert [block["seed"] for block in seeds] == [0, 1, 2]
+    assert seeds[0]["arms"] == {name: sweep["arms"][name] for name in ("bridge", "regressor")}
+    assert len({block["arms"]["bridge"]["fvu"] for block in seeds}) == 3
+    assert len({block["arms"]["bridge"]["tokens"] for block in seeds}) <= 3
+    for block in seeds:
+        assert set(block["arms"]["bridge"]) == LOSSES | COSTS
+        assert block["improves_on_ridge"] == (block["arms"]["bridge"]["fvu"] < sweep["arms"]["ridge"]["fvu"])
+        assert block["per_document"]["bridge"]["sst"] == sweep["per_document"]["ridge"]["sst"]
+    names = {path.relative_to(record.path).as_posix() for path in record.path.rglob("*") if path.is_file()}
+    assert {"seeds/1/arms/bridge.safetensors", "seeds/2/training.json", "commits/trained-2.json"} <= names
+    assert not any("checkpoint" in name for name in names)
+
+
+@pytest.mark.parametrize(("call", "trained"), [(4, 0), (9, 1), (13, 2)])
+def test_a_kill_loses_no_more_than_one_seed(request_in, three_seeds, stop_at, call, trained):
+    straight = ensure(request_in("sweep", three_seeds, 1, "straight")).digest
+    Stopped, listener = stop_at
+    request = request_in("sweep", three_seeds, 1, f"killed-{call}")
+    with pytest.raises(Stopped):
+        ensure(request, listener(call))
+    partial = Path(request.home) / request.stage / f"{request.key}.partial"
+    assert len(list((partial / "commits").glob("trained*.json"))) == trained
+    assert ensure(request).digest == straight
+
+
+def test_seeds_differ_in_their_root_and_the_first_is_the_studys():
+    assert seed_number(7, 0) == 7
+    assert len({seed_number(7, index) for index in range(20)} | {seed_number(8, 1)}) == 21
