@@ -1,15 +1,22 @@
 """How every flow opens: readable run name, settings with pinned values, checks, and the plan as first artifact."""
 
+import logging
 from typing import Any
 
 from prefect.runtime import flow_run
 
+from dihal_core.cores import crowded
 from dihal_core.errors import ConfigError
+from dihal_core.finished import evaluable, stored_records
+from dihal_core.journal import RunJournal
 from dihal_core.planning import plan_study, preflight
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
-from dihal_core.study import pin_settings
+from dihal_core.study import pin_settings, stages_of
+from tasks.slots import ensure_limits, visible_gpus
 from tasks.study import StudyRun
+
+log = logging.getLogger(__name__)
 
 MAX_TASKS = 64
 """Threads of the task runner; how many units really run at once is `compute.*_workers`."""
@@ -41,8 +48,51 @@ def open_study(
     ConfigError, AssetError, ResourceError
         If settings, weights or disk space will not do: before anything is spent.
     """
+    show_core_logs()
     settings = pin_settings(load_study(profile, backbone, seed, overrides), ask_hub=True)
+    if flow == "sweep" and settings.sweep_layers == "none":
+        raise ConfigError("sweep_layers is 'none', which leaves a sweep nothing to train; set it to all or top:K")
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
     preflight(settings, study.home, flow)
+    begin(study, flow)
     study.show_plan(plan_study(settings, study.home, flow))
     return study
+
+
+def open_finished(flow: str, name: str | None, overrides: dict[str, Any] | None, force: list[str] | None) -> StudyRun:
+    """Return a finished study with the stores of corpus and replacement, ready to run the stages of `flow`.
+
+    Raises
+    ------
+    ConfigError, ArtifactError
+        If there is no such study, a setting is not the evaluation's, or a store is gone.
+    """
+    show_core_logs()
+    home = resolve_home()
+    name, settings, result = evaluable(home, name, overrides)
+    study = StudyRun(settings, home, force=tuple(force or ()))
+    study.ledger["study"] = name
+    study.records = stored_records(home, result, ("corpus", "replace"))
+    begin(study, flow)
+    return study
+
+
+def begin(study: StudyRun, flow: str) -> None:
+    """Open the journal of a run that passed its checks, and see to its share of the machine."""
+    study.journal = RunJournal(
+        study.folder,
+        flow,
+        stages_of(flow, study.settings),
+        study.settings.model_dump(mode="json"),
+        {"id": flow_run.id and str(flow_run.id), "name": flow_run.name},
+    )
+    for line in crowded(study.settings):
+        log.warning(line)
+    if study.settings.compute.device == "cuda" or study.settings.geometry.backend == "torch-cuda":
+        ensure_limits(visible_gpus())
+
+
+def show_core_logs() -> None:
+    """Let INFO lines of the project reach the UI: Prefect's extra loggers keep Python's level, which is WARNING."""
+    for name in ("dihal_core", "tasks", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)

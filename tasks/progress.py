@@ -21,17 +21,17 @@ def artifact_key(*parts: str) -> str:
     return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split())
 
 
-class TaskProgress(LoggedProgress):
-    """`LoggedProgress` that also keeps one progress artifact up to date (made at the first report)."""
+class ProgressArtifact:
+    """One progress artifact, made at the first report and moved at most every 15 s; its text is the description."""
 
-    def __init__(self, label: str, key: str, every_s: float = 5.0):
-        super().__init__(label, every_s=every_s, also=self._show)
+    def __init__(self, key: str):
         self.key = key
         self._shown_at = -ARTIFACT_EVERY_S
         self._artifact: UUID | None = None
         self._lock = threading.Lock()
 
-    def _show(self, percent: float, text: str) -> None:
+    def show(self, percent: float, text: str) -> None:
+        """Move the artifact to `percent`; the end is always shown."""
         with self._lock:
             now = time.monotonic()
             if percent < 100 and now - self._shown_at < ARTIFACT_EVERY_S:
@@ -43,4 +43,11 @@ class TaskProgress(LoggedProgress):
                 else:
                     update_progress_artifact(self._artifact, progress=percent, description=text)
             except Exception as error:  # the server may be away for a moment; the work goes on
-                log.warning("progress of %s not shown in the UI (%s: %s)", self.label, type(error).__name__, error)
+                log.warning("progress %s not shown in the UI (%s: %s)", self.key, type(error).__name__, error)
+
+
+class TaskProgress(LoggedProgress):
+    """`LoggedProgress` that also keeps one progress artifact up to date."""
+
+    def __init__(self, label: str, key: str, every_s: float = 5.0):
+        super().__init__(label, every_s=every_s, also=ProgressArtifact(key).show)
