@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from dihal_core.cores import crowded
@@ -49,6 +50,7 @@ def open_study(
         If settings, weights or disk space will not do: before anything is spent.
     """
     show_core_logs()
+    refuse_forgotten_parameters(backbone)
     settings = pin_settings(load_study(profile, backbone, seed, overrides), ask_hub=True)
     if flow == "sweep" and settings.sweep_layers == "none":
         raise ConfigError("sweep_layers is 'none', which leaves a sweep nothing to train; set it to all or top:K")
@@ -90,6 +92,17 @@ def begin(study: StudyRun, flow: str) -> None:
         log.warning(line)
     if study.settings.compute.device == "cuda" or study.settings.geometry.backend == "torch-cuda":
         ensure_limits(visible_gpus())
+
+
+def refuse_forgotten_parameters(backbone: str | None) -> None:
+    """Raise `ConfigError` for a run of a schedule that names no backbone: it would study another one than was meant."""
+    context = FlowRunContext.get()
+    if backbone is None and context is not None and context.flow_run is not None and context.flow_run.auto_scheduled:
+        raise ConfigError(
+            "this scheduled run names no backbone: every schedule must, and Prefect 3.8 empties a schedule's parameters "
+            "when it is switched in the UI or by `prefect deployment schedule`; set them again with `dihal up "
+            "--schedules NAME ...`, which also switches"
+        )
 
 
 def show_core_logs() -> None:

@@ -12,8 +12,8 @@ from dihal_core.errors import ConfigError, nearest
 from flows import server
 from tasks.slots import ensure_limits, visible_gpus
 
-Schedules = dict[str, tuple[Any, Any, bool]]
-"""Slug -> (deployment id, schedule id, active)."""
+Schedules = dict[str, tuple[Any, Any]]
+"""Slug -> (deployment id, schedule)."""
 
 GPU_QUEUE = "gpu"
 
@@ -27,7 +27,7 @@ def deployment_names(client: SyncPrefectClient) -> list[str]:
 def schedules(client: SyncPrefectClient) -> Schedules:
     """Return every schedule that has a slug."""
     return {
-        item.slug: (deployment.id, item.id, bool(item.active))
+        item.slug: (deployment.id, item)
         for deployment in client.read_deployments(limit=200)
         for item in deployment.schedules
         if item.slug
@@ -37,7 +37,7 @@ def schedules(client: SyncPrefectClient) -> Schedules:
 def active_schedules(url: str) -> set[str]:
     """Return the slugs of the schedules that run now; a deploy would turn them off."""
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        return {slug for slug, (_, _, active) in schedules(client).items() if active}
+        return {slug for slug, (_, schedule) in schedules(client).items() if schedule.active}
 
 
 def operate(
@@ -59,7 +59,7 @@ def operate(
     """
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         say(f"deployed: {', '.join(deployment_names(client))}")
-        running = _switch(client, before if wanted is None else wanted)
+        running = switch_schedules(client, before if wanted is None else wanted)
         say(f"schedules that run: {', '.join(running) or 'none; `dihal up --schedules NAME ...` turns them on'}")
         _gpu_queue(client, len(gpus))
         ensure_limits(gpus)
@@ -67,14 +67,26 @@ def operate(
         say("no GPU here: runs in queue `gpu` wait for a worker that has one")
 
 
-def _switch(client: SyncPrefectClient, wanted: Iterable[str]) -> list[str]:
+def switch_schedules(client: SyncPrefectClient, wanted: Iterable[str]) -> list[str]:
+    """Turn the schedules named in `wanted` on and all others off; return those that run.
+
+    Prefect 3.8 empties the parameters of a schedule whose `active` alone is changed (as its UI does), so they are
+    sent along.
+
+    Raises
+    ------
+    ConfigError
+        For a schedule that no deployment has.
+    """
     known = schedules(client)
     names = set(wanted)
     for name in sorted(names - set(known)):
         raise ConfigError(f"no schedule {name!r}{nearest(name, known)}; there are {', '.join(sorted(known))}")
-    for name, (deployment, schedule, active) in known.items():
-        if active != (name in names):
-            client.update_deployment_schedule(deployment, schedule, active=name in names)
+    for name, (deployment, schedule) in known.items():
+        if bool(schedule.active) != (name in names):
+            client.update_deployment_schedule(
+                deployment, schedule.id, active=name in names, parameters=schedule.parameters
+            )
     return sorted(names)
 
 

@@ -40,10 +40,11 @@ def operated(tmp_path_factory):
     shutil.copytree(ROOT / "deployments", project / "deployments")
     path = project / "deployments" / "prefect.yaml"
     text = yaml.safe_load(path.read_text())
-    schedule = {"slug": "often", "interval": EVERY_S, "active": False, "parameters": {"profile": "smoke", "seed": 7}}
+    given = {"profile": "smoke", "backbone": "random-llama-tiny", "seed": 7}
+    schedule = {"slug": "often", "interval": EVERY_S, "active": False, "parameters": given}
     next(item for item in text["deployments"] if item["name"] == "full-study")["schedules"].append(schedule)
     path.write_text(yaml.safe_dump(text))
-    port = server.free_port(4730)
+    port = server.free_port(4330)
     try:
         up = dihal(project, home, "up", "--port", str(port))
         assert up.returncode == 0, up.stdout + up.stderr
