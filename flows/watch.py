@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.deployments import run_deployment
+from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, State
 
@@ -44,19 +44,20 @@ def look(backbone: str) -> dict[str, Any]:
     if before is None:
         remember(home, target, revision)
         return {**found, "status": "first look", "text": f"{revision[:12]} noted; a change from here on starts a study"}
-    try:  # the key makes the server give back the same run, should this process die before it remembers
-        started = run_deployment(
-            target.deployment,
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(target.deployment)
+        except ObjectNotFound as error:
+            raise ConfigError(
+                f"there is no deployment {target.deployment} to start; `dihal up` applies all of them"
+            ) from error
+        # The key makes the server give back the same run, should this process die before it remembers.
+        started = client.create_flow_run_from_deployment(
+            deployment.id,
             parameters=study_parameters(target, revision),
             idempotency_key=f"watch-{backbone}-{revision}",
-            timeout=0,
-            as_subflow=False,
             tags=["dihal", "watch"],
         )
-    except ObjectNotFound as error:
-        raise ConfigError(
-            f"there is no deployment {target.deployment} to start; `dihal up` applies all of them"
-        ) from error
     remember(home, target, revision, str(started.id))
     text = f"{before[:12]} -> {revision[:12]}: started {target.deployment}, flow run {started.name} ({started.id})"
     return {**found, "status": "changed", "text": text}

@@ -14,6 +14,7 @@ from prefect.futures import PrefectFuture
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, DihalError, ResourceError
 from dihal_core.explain import explain
+from dihal_core.exposition import write_metrics
 from dihal_core.history import read_result
 from dihal_core.journal import RunJournal
 from dihal_core.requests import StageRequest, find, snapshot_code
@@ -253,6 +254,7 @@ class StudyRun:
             key=artifact_key(self.ledger["study"], "answer" if stage == "report" else f"{stage}-answer"),
         )
         if self.journal is not None:
+            write_metrics(self.home, self.ledger["study"], self.journal.content["flow"], self.ledger, len(self.failed))
             missing = ", ".join(unit_label(unit) for unit in self.failed)
             self.journal.close("partial" if missing else "finished", f"missing {missing}" if missing else None)
         return {

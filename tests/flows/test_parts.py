@@ -143,3 +143,12 @@ def test_the_status_of_the_home_lists_every_run_as_done(home, swept, replaced):
     assert {row["stage"]: row["state"] for row in run["stages"]} == dict.fromkeys(FLOWS["sweep"], "done")
     assert run["process"]["flow_run"]
     assert (replaced["study"], "replace") in states
+
+
+def test_figures_of_every_run_are_there_for_prometheus(home, swept):
+    lines = (home / "prometheus" / f"{swept['study']}-sweep.prom").read_text().splitlines()
+    samples = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+    labels = f'study="{swept["study"]}",flow="sweep"'
+    assert samples[f'dihal_stage_units{{{labels},stage="geometry"}}'] == 5
+    assert samples[f"dihal_run_missing_units{{{labels}}}"] == 0
+    assert samples[f"dihal_run_store_bytes{{{labels}}}"] > 1e5

@@ -1,5 +1,6 @@
 """The daily look at a hub that is a small HTTP server on loopback."""
 
+import contextlib
 import http.server
 import json
 import threading
@@ -8,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 
 from dihal_core.errors import ConfigError, NetworkError
 from dihal_core.profiles import load_study
@@ -115,6 +117,17 @@ def test_a_change_starts_one_study_and_looking_again_starts_no_other(hub, home, 
     remember(home, watched(["qwen3-8b"])[0], OLD)  # as if killed after the start, before it was remembered
     assert looks(home)[0]["status"] == "changed"
     assert len(started_runs()) == 1
+
+
+def test_a_change_without_a_deployment_fails_and_is_seen_again_the_next_day(hub, home, prefect_server):
+    target = watched(["llama-3.1-8b-instruct"])[0]
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        client.delete_deployment(client.read_deployment_by_name(target.deployment).id)
+    remember(home, target, OLD)
+    hub[target.identifier] = NEW
+    with pytest.raises(ConfigError, match="no deployment dihal/full-study-gpu to start"):
+        watch(backbones=[target.backbone])
+    assert remembered(home, target.backbone)["revision"] == OLD
 
 
 def test_offline_is_completed_and_says_unknown(home, prefect_server, monkeypatch):
