@@ -174,7 +174,11 @@ def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") ->
         stage = STAGES[name]
         units = units_of(name, settings, records)
         asked = list(units) if units is not None else [None]
-        missing = [source for source in (*stage.inputs, *stage.after) if source in stages and source not in records]
+        missing = [
+            source
+            for source in (*stage.inputs, *stage.after)
+            if source not in records and (source in stages or (flow == "evaluate" and source in stage.inputs))
+        ]
         made: dict[Any, StageRecord] = {}
         reasons: list[str] = []
         if missing:

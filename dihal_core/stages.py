@@ -267,8 +267,15 @@ FLOWS: dict[str, tuple[str, ...]] = {
     "full-study": tuple(name for name in STAGES if name not in ("metrics", "locate", "ablate", "ablation")),
     "locate": ("assets", "corpus", "activations", "geometry", "score", "metrics", "locate"),
     "ablate": ("assets", "corpus", "gates", "ablate", "ablation"),
+    "sweep": ("assets", "corpus", "gates", "activations", "geometry", "score", "ridge", "sweep", "agreement"),
+    "replace": ("assets", "corpus", "gates", "activations", "geometry", "score", "replace", "evaluate", "hybrid"),
+    "evaluate": ("assets", "evaluate"),
+    "sensitivity": ("assets", "corpus", "activations", "geometry", "score"),
 }
-"""The stages of each flow, in order. What two flows share they share as stores."""
+"""The stages of each flow, in order. What two flows share they share as stores.
+
+`evaluate` starts from the stores of a finished study; `sensitivity` repeats geometry and score per choice.
+"""
 
 
 def check_stages(names: Iterable[str]) -> None:

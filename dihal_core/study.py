@@ -13,6 +13,7 @@ from dihal_core.backbones.identity import backbone_identity, pin_revision
 from dihal_core.bridges.ablation_arms import ablation_units
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
+from dihal_core.history import KEPT, with_history
 from dihal_core.hybrid.sources import HYBRID
 from dihal_core.profiles import backbone_names, load_study, resolve_backbone
 from dihal_core.provenance import package_version
@@ -102,11 +103,16 @@ def swept_layers(settings: StudySettings, score: StageRecord | None) -> tuple[in
 
 
 SWEEPING = ("ridge", "sweep", "agreement")
+LOCATING = ("activations", "geometry", "score")
+"""What a training at a given layer does without."""
 
 
 def stages_of(flow: str, settings: StudySettings) -> tuple[str, ...]:
     """Return the stages of `flow` that these settings need, in order."""
-    return tuple(name for name in FLOWS[flow] if settings.sweep_layers != "none" or name not in SWEEPING)
+    unneeded = SWEEPING if settings.sweep_layers == "none" and flow != "sweep" else ()
+    if flow == "replace" and settings.replace.layer is not None:
+        unneeded = LOCATING
+    return tuple(name for name in FLOWS[flow] if name not in unneeded)
 
 
 def units_of(
@@ -125,10 +131,12 @@ def units_of(
     return None
 
 
-def chosen_layer(settings: StudySettings, score: StageRecord) -> int:
+def chosen_layer(settings: StudySettings, score: StageRecord | None) -> int:
     """Return the layer of the full training: the override, else the one the sealed score selected."""
     if settings.replace.layer is not None:
         return settings.replace.layer
+    if score is None:
+        raise ConfigError("no layer was selected and none is given; run the score first or set replace.layer")
     return int(json.loads((score.path / "score.json").read_bytes())["selected_layer"])
 
 
@@ -142,7 +150,7 @@ def values_of(
     if stage == "corpus" and settings.corpus.kind == "offline":
         values["python"] = platform.python_version()  # the code source is this interpreter's standard library
     if stage == "replace":
-        values["layer"] = chosen_layer(settings, records["score"])
+        values["layer"] = chosen_layer(settings, records.get("score"))
     if stage in ("report", "locate", "ablation"):
         values["study_name"] = study_name(settings)
         values["backbone_identity"] = backbone_identity(settings.backbone, home)
@@ -194,7 +202,8 @@ def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledg
     folder = study_folder(home, settings)
     folder.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED[report.stage]:
-        write_atomically(folder / name, (report.path / name).read_bytes())
+        data = (report.path / name).read_bytes()
+        write_atomically(folder / name, with_history(home, folder, name, data) if name in KEPT else data)
     write_atomically(folder / "settings.json", dump_json(settings.model_dump(mode="json")))
     write_atomically(folder / LEDGERS[report.stage], dump_json(ledger))
     figures = report.path / "figures"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
-from flows import cli_ablate, cli_corpus, cli_gc, cli_generate, cli_store
+from flows import cli_ablate, cli_corpus, cli_flows, cli_gc, cli_generate, cli_status, cli_store
 from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
@@ -70,6 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start a local Prefect server and worker and deploy everything")
     up.add_argument("--home", default=None, help="folder of all stores (default: $DIHAL_HOME or ./runs)")
     up.add_argument("--port", type=int, default=None, help="port of the server (default: 4200)")
+    up.add_argument(
+        "--schedules",
+        nargs="*",
+        default=None,
+        metavar="NAME",
+        help="schedules that run from now on, all others stop (default: leave them as they are)",
+    )
+    up.add_argument("--gpus", type=int, default=None, help="GPUs that studies may use (default: all this machine has)")
 
     down = commands.add_parser("down", help="stop the local Prefect server and worker")
     down.add_argument("--home", default=None, help="folder of all stores (default: $DIHAL_HOME or ./runs)")
@@ -82,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli_gc.register(commands)
     cli_generate.add_parsers(commands)
     cli_ablate.add_parser(commands, _study_arguments)
+    cli_flows.register(commands, _study_arguments)
+    cli_status.register(commands)
     return parser
 
 
@@ -205,9 +215,13 @@ def _up(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"no {server.PREFECT_FILE} under {project}; run this from the project folder")
     url = server.ensure_server(home, console.say, arguments.port)
     server.write_prefect_toml(home, url, project)
-    server.ensure_worker(home, url, console.say)
+    from flows import operating  # Prefect's client: seconds to import
+
+    gpus, before = operating.chosen_gpus(arguments.gpus), operating.active_schedules(url)
+    server.ensure_worker(home, url, console.say, gpus)
     server.deploy(home, url, project, console.say)
     automations.apply_automations(url, project, console.say)
+    operating.operate(home, url, arguments.schedules, before, gpus, console.say)
     console.say(f"Prefect UI: {url.removesuffix('/api')}")
     return 0
 
@@ -227,7 +241,8 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(found[-1].read_text(encoding="utf-8"))
         return 0
-    for line in json.loads(found[-1].read_bytes())["answer"]["lines"]:
+    result = json.loads(found[-1].read_bytes())
+    for line in [*result["answer"]["lines"], *([result["difference"]["line"]] if result.get("difference") else [])]:
         print(line)
     print(f"report: {found[-1].with_name('report.html')}")
     return 0
@@ -248,6 +263,8 @@ COMMANDS = {
     **cli_gc.COMMANDS,
     **cli_generate.COMMANDS,
     "ablate": _ablate,
+    **cli_flows.COMMANDS,
+    **cli_status.COMMANDS,
 }
 
 

@@ -1,18 +1,26 @@
 """How every flow opens: readable run name, settings with pinned values, checks, and the plan as first artifact."""
 
+import logging
 from typing import Any
 
+from prefect.context import FlowRunContext
 from prefect.runtime import deployment, flow_run
 
+from dihal_core.cores import crowded
 from dihal_core.errors import ConfigError
+from dihal_core.finished import evaluable, stored_records
+from dihal_core.journal import RunJournal
 from dihal_core.planning import plan_study, preflight
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
-from dihal_core.study import pin_settings
+from dihal_core.study import pin_settings, stages_of
 from flows.hooks import mark_earlier_lost_tasks
 from flows.outliving import outlive_worker
 from flows.safety import redact_logs, require_permitted
+from tasks.slots import ensure_limits, visible_gpus
 from tasks.study import StudyRun
+
+log = logging.getLogger(__name__)
 
 MAX_TASKS = 64
 """Threads of the task runner; how many units really run at once is `compute.*_workers`."""
@@ -45,14 +53,76 @@ def open_study(
         If settings, weights or disk space will not do, or a deployment's run asks for what its operator has not
         permitted: before anything is spent.
     """
-    outlive_worker()
-    redact_logs()
-    mark_earlier_lost_tasks(flow_run.id)
+    prepare()
+    refuse_forgotten_parameters(backbone)
     settings = load_study(profile, backbone, seed, overrides)
     if deployment.id is not None:  # asked for through the API, not by whoever sits at this machine
         require_permitted(settings, resolve_home())
     settings = pin_settings(settings, ask_hub=True)
+    if flow == "sweep" and settings.sweep_layers == "none":
+        raise ConfigError("sweep_layers is 'none', which leaves a sweep nothing to train; set it to all or top:K")
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
     preflight(settings, study.home, flow)
+    begin(study, flow)
     study.show_plan(plan_study(settings, study.home, flow))
     return study
+
+
+def open_finished(flow: str, name: str | None, overrides: dict[str, Any] | None, force: list[str] | None) -> StudyRun:
+    """Return a finished study with the stores of corpus and replacement, ready to run the stages of `flow`.
+
+    Raises
+    ------
+    ConfigError, ArtifactError
+        If there is no such study, a setting is not the evaluation's, or a store is gone.
+    """
+    prepare()
+    home = resolve_home()
+    name, settings, result = evaluable(home, name, overrides)
+    if deployment.id is not None:
+        require_permitted(settings, home)
+    study = StudyRun(settings, home, force=tuple(force or ()))
+    study.ledger["study"] = name
+    study.records = stored_records(home, result, ("corpus", "replace"))
+    begin(study, flow)
+    return study
+
+
+def prepare() -> None:
+    """Make the process fit for a flow run: it outlives its worker, hides tokens, and tells of runs that died."""
+    outlive_worker()
+    redact_logs()
+    show_core_logs()
+    mark_earlier_lost_tasks(flow_run.id)
+
+
+def begin(study: StudyRun, flow: str) -> None:
+    """Open the journal of a run that passed its checks, and see to its share of the machine."""
+    study.journal = RunJournal(
+        study.folder,
+        flow,
+        stages_of(flow, study.settings),
+        study.settings.model_dump(mode="json"),
+        {"id": flow_run.id and str(flow_run.id), "name": flow_run.name},
+    )
+    for line in crowded(study.settings):
+        log.warning(line)
+    if study.settings.compute.device == "cuda" or study.settings.geometry.backend == "torch-cuda":
+        ensure_limits(visible_gpus())
+
+
+def refuse_forgotten_parameters(backbone: str | None) -> None:
+    """Raise `ConfigError` for a run of a schedule that names no backbone: it would study another one than was meant."""
+    context = FlowRunContext.get()
+    if backbone is None and context is not None and context.flow_run is not None and context.flow_run.auto_scheduled:
+        raise ConfigError(
+            "this scheduled run names no backbone: every schedule must, and Prefect 3.8 empties a schedule's parameters "
+            "when it is switched in the UI or by `prefect deployment schedule`; set them again with `dihal up "
+            "--schedules NAME ...`, which also switches"
+        )
+
+
+def show_core_logs() -> None:
+    """Let INFO lines of the project reach the UI: Prefect's extra loggers keep Python's level, which is WARNING."""
+    for name in ("dihal_core", "tasks", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import psutil
 
 from dihal_core.errors import ConfigError, ResourceError
 from dihal_core.store import dump_json, store_lock, write_atomically
+from dihal_core.study import slug
 from flows.retention import retention_environment
 
 HOST = "127.0.0.1"
@@ -184,20 +185,33 @@ def prefect(home: Path, url: str, *arguments: str, cwd: Path | None = None) -> s
     )
 
 
-def ensure_worker(home: Path, url: str, say: Say) -> None:
-    """Create the process work pool and start one detached worker for it."""
+def ensure_worker(home: Path, url: str, say: Say, gpus: Sequence[str] = ()) -> None:
+    """Create the process work pool; start one detached worker for CPU runs and one per GPU in `gpus`.
+
+    A GPU's worker sees that GPU alone, takes one run of the queue `gpu` at a time, and nothing else.
+    """
     made = prefect(home, url, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     if made.returncode != 0:
         raise ResourceError(f"could not create work pool {POOL}: {made.stderr.strip() or made.stdout.strip()}")
-    running = _read(home, "worker.json")
+    _start_worker(home, url, say, "worker", f"{POOL}-worker", ["--work-queue", "default"], {})
+    for gpu in gpus:
+        queue = ["--work-queue", "gpu", "--limit", "1"]
+        name = f"worker-gpu-{slug(gpu)}"
+        _start_worker(home, url, say, name, f"{POOL}-{name}", queue, {"CUDA_VISIBLE_DEVICES": gpu})
+
+
+def _start_worker(
+    home: Path, url: str, say: Say, name: str, title: str, queue: list[str], environment: dict[str, str]
+) -> None:
+    running = _read(home, f"{name}.json")
     if _alive(running):
         if running.get("url") == url:
             return
-        _stop(home, "worker", running)
-    arguments = ["worker", "start", "--pool", POOL, "--name", f"{POOL}-worker"]
-    facts = _detach(home, arguments, "worker.log", prefect_environment(home, url))
-    write_atomically(state_folder(home) / "worker.json", dump_json({**facts, "url": url}))
-    say(f"worker for pool {POOL} started (log: {facts['log']})")
+        _stop(home, name, running)
+    arguments = ["worker", "start", "--pool", POOL, "--name", title, *queue]
+    facts = _detach(home, arguments, f"{name}.log", {**prefect_environment(home, url), **environment})
+    write_atomically(state_folder(home) / f"{name}.json", dump_json({**facts, "url": url}))
+    say(f"{name} for pool {POOL} started (log: {facts['log']})")
 
 
 def deploy(home: Path, url: str, project: Path, say: Say) -> None:
@@ -207,7 +221,7 @@ def deploy(home: Path, url: str, project: Path, say: Say) -> None:
     done = prefect(home, url, "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE), cwd=project)
     if done.returncode != 0:
         raise ResourceError(f"`prefect deploy` failed: {(done.stdout + done.stderr).strip()[-1500:]}")
-    say("deployed: prefect deployment run dihal/full-study")
+    say("applied every deployment; one runs by `prefect deployment run dihal/full-study`")
 
 
 def write_prefect_toml(home: Path, url: str, project: Path) -> None:
@@ -235,7 +249,8 @@ def _stop(home: Path, name: str, facts: dict[str, Any]) -> None:
 
 def stop_all(home: Path, say: Say, project: Path | None = None) -> None:
     """Stop worker and server of this home, children included; `project`'s prefect.toml goes if it names them."""
-    for name in ("worker", "server"):
+    gpus = sorted(path.stem for path in state_folder(home).glob("worker-gpu-*.json"))
+    for name in (*gpus, "worker", "server"):
         facts = _read(home, f"{name}.json")
         if not _alive(facts):
             say(f"{name}: not running")

@@ -23,26 +23,17 @@ def artifact_key(*parts: str) -> str:
     return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in text).split())
 
 
-class TaskProgress(LoggedProgress):
-    """`LoggedProgress` that also keeps one progress artifact up to date (made at the first report).
+class ProgressArtifact:
+    """One progress artifact, made at the first report and moved at most every 15 s; its text is the description."""
 
-    A report of a run that was asked to stop ends the task (see `tasks.stopping`).
-    """
-
-    def __init__(self, label: str, key: str, every_s: float = 5.0):
-        super().__init__(label, every_s=every_s, also=self._show)
+    def __init__(self, key: str):
         self.key = key
         self._shown_at = -ARTIFACT_EVERY_S
         self._artifact: UUID | None = None
         self._lock = threading.Lock()
-        self._run = current_run()
 
-    def __call__(self, done: float, total: float, unit: str) -> None:
-        """Record that `done` of `total` units are finished."""
-        end_if_asked(self._run)
-        super().__call__(done, total, unit)
-
-    def _show(self, percent: float, text: str) -> None:
+    def show(self, percent: float, text: str) -> None:
+        """Move the artifact to `percent`; the end is always shown."""
         with self._lock:
             now = time.monotonic()
             if percent < 100 and now - self._shown_at < ARTIFACT_EVERY_S:
@@ -55,4 +46,20 @@ class TaskProgress(LoggedProgress):
                 else:
                     update_progress_artifact(self._artifact, progress=percent, description=text)
             except Exception as error:  # the server may be away for a moment; the work goes on
-                log.warning("progress of %s not shown in the UI (%s: %s)", self.label, type(error).__name__, error)
+                log.warning("progress %s not shown in the UI (%s: %s)", self.key, type(error).__name__, error)
+
+
+class TaskProgress(LoggedProgress):
+    """`LoggedProgress` that also keeps one progress artifact up to date.
+
+    A report of a run that was asked to stop ends the task (see `tasks.stopping`).
+    """
+
+    def __init__(self, label: str, key: str, every_s: float = 5.0):
+        super().__init__(label, every_s=every_s, also=ProgressArtifact(key).show)
+        self._run = current_run()
+
+    def __call__(self, done: float, total: float, unit: str) -> None:
+        """Record that `done` of `total` units are finished."""
+        end_if_asked(self._run)
+        super().__call__(done, total, unit)

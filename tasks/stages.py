@@ -17,9 +17,6 @@ from tasks.caching import CONTENT_KEY
 from tasks.progress import TaskProgress, artifact_key
 from tasks.retries import RETRY
 
-GPU_STAGES = frozenset({"gates", "activations", "ridge", "sweep", "replace", "evaluate", "cost", "metrics", "ablate"})
-"""Stages that run the backbone: tagged `gpu`, so that a Prefect concurrency limit can hold them."""
-
 
 def _run_name() -> str:
     return StageRequest.from_json(task_run.parameters["request"]).label
@@ -28,11 +25,12 @@ def _run_name() -> str:
 def stage_task(stage: Stage) -> Task[Any, Any]:
     """Return the Prefect task of one stage; its run is named after stage and unit, e.g. `sweep-L07`."""
 
-    def run(request: dict[str, Any]) -> dict[str, Any]:
+    def run(request: dict[str, Any], show: bool = True) -> dict[str, Any]:
         asked = StageRequest.from_json(request)
         progress = TaskProgress(asked.label, artifact_key(study_slug(asked), asked.label, "progress"))
         record = ensure(asked, progress)
-        publish(asked, record)
+        if show:
+            publish(asked, record)
         return record.to_json()
 
     run.__name__ = run.__qualname__ = stage.name
@@ -44,7 +42,7 @@ def stage_task(stage: Stage) -> Task[Any, Any]:
         cache_policy=CONTENT_KEY,
         persist_result=True,
         result_serializer="json",
-        tags=["dihal", *(["gpu"] if stage.name in GPU_STAGES else [])],
+        tags=["dihal"],
         **RETRY,
     )
 

@@ -14,12 +14,26 @@ from prefect.futures import PrefectFuture
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, DihalError, ResourceError
 from dihal_core.explain import explain
+from dihal_core.exposition import write_metrics
+from dihal_core.history import read_result
 from dihal_core.housekeeping import hold_home
+from dihal_core.journal import RunJournal
 from dihal_core.requests import StageRequest, find, snapshot_code
 from dihal_core.stages import STAGES, check_stages, unit_label
 from dihal_core.store import MANIFEST, StageRecord, discard_store, store_lock
-from dihal_core.study import Records, publish_hybrid, publish_study, request_for, seal_selection, study_name, units_of
-from tasks.progress import artifact_key
+from dihal_core.study import (
+    PUBLISHED,
+    Records,
+    publish_hybrid,
+    publish_study,
+    request_for,
+    seal_selection,
+    study_name,
+    units_of,
+)
+from tasks.links import links
+from tasks.progress import ProgressArtifact, artifact_key
+from tasks.slots import task_tags
 from tasks.stages import TASKS
 from tasks.stopping import stops_tasks
 
@@ -32,11 +46,19 @@ WORKERS = {"assets": "asset_workers", "geometry": "geometry_workers", "sweep": "
 class StudyRun:
     """State of one study while its flow runs: records by stage, failures, and what each stage took."""
 
-    def __init__(self, settings: StudySettings, home: Path, force: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        settings: StudySettings,
+        home: Path,
+        force: tuple[str, ...] = (),
+        journal: RunJournal | None = None,
+        variant: str = "",
+    ):
         check_stages(force)
         snapshot_code()
         self.settings, self.home, self.force = settings, home, force
         self.in_use = hold_home(home)  # `dihal gc` removes nothing meanwhile
+        self.journal, self.variant = journal, variant
         self.records: Records = {}
         self.failed: dict[str | int, str] = {}
         self.futures: dict[str, list[PrefectFuture[Any]]] = {}
@@ -57,6 +79,9 @@ class StudyRun:
         total, cached = len(pending), 0
         log.info("stage %s: %s", stage, f"{total} {STAGES[stage].unit}s" if units is not None else "one run")
         self.futures[stage] = []
+        if self.journal is not None:
+            self.journal.expect(self.named(stage), total)
+        artifact = ProgressArtifact(artifact_key(self.ledger["study"], self.named(stage), "progress"))
         landed: queue.SimpleQueue[str | int | None] = queue.SimpleQueue()
         while pending or flying:
             while pending and len(flying) < workers:
@@ -70,9 +95,11 @@ class StudyRun:
             record = self._finish(request, made, future, tolerate_failures)
             if record is not None:
                 done[unit] = record
-            self._show(stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached)
+            self._show(
+                stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached, artifact
+            )
         self.records[stage] = {u: r for u, r in done.items() if u is not None} if units is not None else done[None]
-        self.ledger["stages"][stage] = {
+        self.ledger["stages"][self.named(stage)] = {
             "wall_seconds": round(time.monotonic() - started, 2),
             "units": total,
             "cached": cached,
@@ -96,7 +123,16 @@ class StudyRun:
         upstream = [
             future for name in (*STAGES[stage].inputs, *STAGES[stage].after) for future in self.futures.get(name, [])
         ]
-        future = TASKS[stage].with_options(refresh_cache=made is None).submit(request.to_json(), wait_for=upstream)
+        if self.journal is not None:
+            self.journal.note(self.named(stage), request.label, stage, request.key)
+        options: dict[str, Any] = {"task_run_name": f"{request.label} · {self.variant}"} if self.variant else {}
+        if made is None:  # a cached task needs no GPU and waits for none
+            options["tags"] = task_tags(self.settings, stage)
+        future = (
+            TASKS[stage]
+            .with_options(refresh_cache=made is None, **options)
+            .submit(request.to_json(), show=not self.variant, wait_for=upstream)
+        )
         self.futures[stage].append(future)
         return request, made, future
 
@@ -109,6 +145,8 @@ class StudyRun:
             return made if made is not None else StageRecord.from_json(result)
         except Exception as error:
             if not tolerate or request.unit is None or isinstance(error, ResourceError):
+                if self.journal is not None:
+                    self.journal.close("failed", f"{request.label}: {error}")
                 raise
             text = str(error) if isinstance(error, DihalError) else f"{type(error).__name__}: {error}"
             log.warning("%s failed and is left out: %s", request.label, text)
@@ -116,13 +154,22 @@ class StudyRun:
             self.futures[request.stage].remove(future)
             return None
 
-    def _show(self, stage: str, finished: int, total: int, started: float, cached: int) -> None:
+    def named(self, stage: str) -> str:
+        """Return the name of a stage in ledger and journal: it tells the variant, if this is one."""
+        return f"{stage} [{self.variant}]" if self.variant else stage
+
+    def _show(
+        self, stage: str, finished: int, total: int, started: float, cached: int, artifact: ProgressArtifact
+    ) -> None:
         elapsed = time.monotonic() - started
         fresh = finished - cached
         if total == 1 or (fresh == 0 and finished < total):
             return
         eta = f", ETA {elapsed / fresh * (total - finished):.0f} s" if fresh > 0 and finished < total else ""
-        log.info("stage %s: %d/%d done, %d cached%s", stage, finished, total, cached, eta)
+        log.info("stage %s: %d/%d done, %d cached%s", self.named(stage), finished, total, cached, eta)
+        rate = f", {60 * fresh / elapsed:.3g} {STAGES[stage].unit}s/min" if fresh > 0 and elapsed > 0 else ""
+        text = f"{self.named(stage)}: {finished}/{total} {STAGES[stage].unit}s, {cached} cached{rate}{eta}"
+        artifact.show(100.0 * finished / total, text)
 
     def record(self, stage: str) -> StageRecord:
         """Return the record of a stage that is one single run."""
@@ -146,18 +193,34 @@ class StudyRun:
                 "No bridge of this home had been trained before it."
                 if not sealed["earlier_sweep_stores"]
                 else f"**{sealed['earlier_sweep_stores']} bridges had been trained in this home before it.**"
-            ),
+            )
+            + self.links(self.record("score")),
             key=artifact_key(self.ledger["study"], "sealed-selection"),
         )
         log.info("selection sealed: layer %s, digest %s", sealed["selected_layer"], sealed["score_digest"][:12])
 
     def show_plan(self, rows: list[dict[str, Any]]) -> None:
-        """Publish the run's first artifact: what will run and why."""
-        lines = "\n".join(f"| {row['stage']} | {row['units']} | {row['status']} | {row['why']} |" for row in rows)
-        create_markdown_artifact(
-            f"## What will run and why\n\n| stage | units | status | why |\n|---|---:|---|---|\n{lines}",
-            key=artifact_key(self.ledger["study"], "plan"),
+        """Publish the run's first artifact: what will run and why; a forced stage runs whatever is stored."""
+        lines = "\n".join(
+            f"| {row['stage']} | {row['units']} | {row['units'] if row['stage'] in self.force else row['to_run']} | "
+            f"{'will run: forced' if row['stage'] in self.force else row['why']} |"
+            for row in rows
         )
+        create_markdown_artifact(
+            f"## What will run and why\n\n| stage | units | to run | why |\n|---|---:|---:|---|\n{lines}"
+            + self.links(),
+            key=artifact_key(self.ledger["study"], "plan"),
+            description="why each stage runs again or is taken from its store",
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the study: results, journal, settings."""
+        return self.home / "studies" / self.ledger["study"]
+
+    def links(self, record: StageRecord | None = None) -> str:
+        """Return the foot of an artifact: store, study, settings."""
+        return links(self.folder, self.journal.path if self.journal is not None else None, record)
 
     def _store_bytes(self) -> int:
         records = [
@@ -170,18 +233,34 @@ class StudyRun:
     def finish(self, stage: str = "report") -> dict[str, Any]:
         """Publish the page of the flow's last stage and the ledger; return the result as a small record."""
         report = self.record(stage)
-        self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
-        self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.ledger["store_bytes"] = self._store_bytes()
-        self.ledger["reasons"] = dict(self.reasons)
+        self.settle()
         page = publish_study(self.home, self.settings, report, self.ledger)
         if isinstance(self.records.get("hybrid"), StageRecord):
             publish_hybrid(self.record("hybrid"), page.parent)
         answer = [str(line) for line in report.counts["answer"]]
+        change = (read_result(page.parent / PUBLISHED[stage][1]) or {}).get("difference")
+        return self.outcome(page, [*answer, change["line"]] if change else answer, stage)
+
+    def settle(self) -> None:
+        """Complete the ledger."""
+        self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
+        self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.ledger["store_bytes"] = self._store_bytes()
+        self.ledger["reasons"] = dict(self.reasons)
+
+    def outcome(self, page: Path, answer: list[str], stage: str) -> dict[str, Any]:
+        """Show the answer as the run's last artifact, close the journal, and return the result as a small record."""
         create_markdown_artifact(
-            "## Answer\n\n" + "\n".join(f"- {line}" for line in answer) + f"\n\nReport: [{page}]({page.as_uri()})",
+            "## Answer\n\n"
+            + "\n".join(f"- {line}" for line in answer)
+            + f"\n\nReport: [{page}]({page.as_uri()})"
+            + self.links(),
             key=artifact_key(self.ledger["study"], "answer" if stage == "report" else f"{stage}-answer"),
         )
+        if self.journal is not None:
+            write_metrics(self.home, self.ledger["study"], self.journal.content["flow"], self.ledger, len(self.failed))
+            missing = ", ".join(unit_label(unit) for unit in self.failed)
+            self.journal.close("partial" if missing else "finished", f"missing {missing}" if missing else None)
         return {
             "study": self.ledger["study"],
             "folder": str(page.parent),

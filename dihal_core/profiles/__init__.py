@@ -33,6 +33,12 @@ def backbone_names() -> tuple[str, ...]:
     return tuple(sorted(_read("backbones")))
 
 
+def profile_for(backbone: str) -> str:
+    """Return the profile made for a backbone preset: quickstart if it is its own, else the first by name."""
+    own = [name for name in ("quickstart", *profile_names()) if _profile(name)["backbone"] == backbone]
+    return own[0] if own else "quickstart"
+
+
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
@@ -184,3 +190,20 @@ def load_study(
         return StudySettings.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"profile {profile!r}: {explain_validation(error)}") from error
+
+
+def with_overrides(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> StudySettings:
+    """Return complete settings (as `study.json` holds them) with dotted overrides.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown setting or a value out of bounds.
+    """
+    data = dict(settings)
+    for path, value in overrides.items():
+        data = _apply(data, path, value)
+    try:
+        return StudySettings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"settings of a finished study: {explain_validation(error)}") from error

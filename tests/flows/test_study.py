@@ -213,6 +213,9 @@ def test_a_score_made_after_losses_were_known_is_sealed_as_such(copied):
     result, _ = run(overrides={"geometry.k": 4})
     seals = json.loads((Path(result["folder"]) / "sealed.json").read_bytes())["seals"]
     assert seals[-1]["earlier_sweep_stores"] == 3
+    change = json.loads((Path(result["folder"]) / "study.json").read_bytes())["difference"]
+    assert result["answer"][-1] == change["line"]  # the study of k = 5 came before
+    assert "against study smoke-random-llama-4-layers-d-32-s0; changed: geometry.k 5 -> 4" in change["line"]
     assert "after 3 bridges had been trained" in (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
 
 

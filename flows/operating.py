@@ -1,0 +1,117 @@
+"""What `dihal up` sets on the server beside deployments: the GPU queue, one slot per GPU, and which schedules run."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from dihal_core.errors import ConfigError, nearest
+from flows import server
+from tasks.slots import ensure_limits, visible_gpus
+
+Schedules = dict[str, tuple[Any, Any]]
+"""Slug -> (deployment id, schedule)."""
+
+GPU_QUEUE = "gpu"
+
+
+def deployment_names(client: SyncPrefectClient) -> list[str]:
+    """Return `<flow>/<deployment>` of everything deployed, sorted."""
+    flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
+    return sorted(f"{flows[item.flow_id]}/{item.name}" for item in client.read_deployments(limit=200))
+
+
+def schedules(client: SyncPrefectClient) -> Schedules:
+    """Return every schedule that has a slug."""
+    return {
+        item.slug: (deployment.id, item)
+        for deployment in client.read_deployments(limit=200)
+        for item in deployment.schedules
+        if item.slug
+    }
+
+
+def active_schedules(url: str) -> set[str]:
+    """Return the slugs of the schedules that run now; a deploy would turn them off."""
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        return {slug for slug, (_, schedule) in schedules(client).items() if schedule.active}
+
+
+def operate(
+    home: Path, url: str, wanted: list[str] | None, before: set[str], gpus: list[str], say: Callable[[str], None]
+) -> None:
+    """Switch schedules, make the GPU queue and its limits, and say what is deployed.
+
+    Parameters
+    ----------
+    wanted
+        Schedules to run from now on; None keeps those that ran `before` the deploy, an empty list stops all.
+    gpus
+        GPUs of this machine that studies may use.
+
+    Raises
+    ------
+    ConfigError
+        For a schedule that no deployment has.
+    """
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        say(f"deployed: {', '.join(deployment_names(client))}")
+        running = switch_schedules(client, before if wanted is None else wanted)
+        say(f"schedules that run: {', '.join(running) or 'none; `dihal up --schedules NAME ...` turns them on'}")
+        _gpu_queue(client, len(gpus))
+        ensure_limits(gpus)
+    if not gpus:
+        say("no GPU here: runs in queue `gpu` wait for a worker that has one")
+
+
+def switch_schedules(client: SyncPrefectClient, wanted: Iterable[str]) -> list[str]:
+    """Turn the schedules named in `wanted` on and all others off; return those that run.
+
+    Prefect 3.8 empties the parameters of a schedule whose `active` alone is changed (as its UI does), so they are
+    sent along.
+
+    Raises
+    ------
+    ConfigError
+        For a schedule that no deployment has.
+    """
+    known = schedules(client)
+    names = set(wanted)
+    for name in sorted(names - set(known)):
+        raise ConfigError(f"no schedule {name!r}{nearest(name, known)}; there are {', '.join(sorted(known))}")
+    for name, (deployment, schedule) in known.items():
+        if bool(schedule.active) != (name in names):
+            client.update_deployment_schedule(
+                deployment, schedule.id, active=name in names, parameters=schedule.parameters
+            )
+    return sorted(names)
+
+
+def _gpu_queue(client: SyncPrefectClient, gpus: int) -> None:
+    """Make the queue; as many of its runs start at once as there are GPUs here (none here: others decide)."""
+    limit = gpus or None
+    try:
+        queue = client.read_work_queue_by_name(GPU_QUEUE, work_pool_name=server.POOL)
+    except ObjectNotFound:
+        queue = client.create_work_queue(name=GPU_QUEUE, concurrency_limit=limit, work_pool_name=server.POOL)
+    if limit is not None and queue.concurrency_limit != limit:
+        client.update_work_queue(queue.id, concurrency_limit=limit)
+
+
+def chosen_gpus(count: int | None) -> list[str]:
+    """Return the GPUs to use: all that are visible, or the first `count`.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer.
+    """
+    found = visible_gpus()
+    if count is None:
+        return found
+    if not 0 <= count <= len(found):
+        raise ConfigError(f"--gpus {count} is outside 0..{len(found)}, the GPUs this machine shows; give fewer")
+    return found[:count]

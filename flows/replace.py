@@ -1,0 +1,51 @@
+"""Replacement alone: train bridge and controls at one layer, evaluate them, export the hybrid."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.opening import MAX_TASKS, flow_run_name, open_study
+from tasks.concluding import replace_outcome
+
+
+@flow(
+    name="dihal-replace",
+    flow_run_name=flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
+    validate_parameters=True,
+    persist_result=True,
+    result_serializer="json",
+)
+def replace(
+    backbone: str | None = None,
+    profile: str = "quickstart",
+    seed: int = 0,
+    layer: int | None = None,
+    overrides: dict[str, Any] | None = None,
+    force: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train the replacement at a given layer, or at the one the geometry selects, and export it as a model.
+
+    Args:
+        backbone: Preset name or local model folder; None keeps the profile's own.
+        profile: Name of a shipped profile.
+        seed: Root of all random streams.
+        layer: Block the diffusion bridge replaces; None means the layer the score selects.
+        overrides: Dotted settings, e.g. `{"replace.training.max_steps": 40}`.
+        force: Stages to run again although they are cached.
+    """
+    given = {"replace.layer": layer} if layer is not None else {}
+    study = open_study("replace", backbone, profile, seed, {**(overrides or {}), **given}, force)
+    study.run("assets")
+    study.run("corpus")
+    study.run("gates")
+    if study.settings.replace.layer is None:
+        study.run("activations")
+        study.run("geometry")
+        study.run("score")
+        study.seal()
+    study.run("replace")
+    study.run("evaluate")
+    study.run("hybrid")
+    return replace_outcome(study)

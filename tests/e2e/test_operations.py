@@ -1,0 +1,141 @@
+"""Operating as deployments/README.md tells it: up, a schedule that fires, an announced backbone, queues, status, down."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import server
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERY_S = 20
+
+
+def dihal(project: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *words, "--home", str(home)],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("operated")
+    project, home = folder / "project", folder / "runs"
+    shutil.copytree(ROOT / "deployments", project / "deployments")
+    path = project / "deployments" / "prefect.yaml"
+    text = yaml.safe_load(path.read_text())
+    given = {"profile": "smoke", "backbone": "random-llama-tiny", "seed": 7}
+    schedule = {"slug": "often", "interval": EVERY_S, "active": False, "parameters": given}
+    next(item for item in text["deployments"] if item["name"] == "full-study")["schedules"].append(schedule)
+    path.write_text(yaml.safe_dump(text))
+    port = server.free_port(4330)
+    try:
+        up = dihal(project, home, "up", "--port", str(port))
+        assert up.returncode == 0, up.stdout + up.stderr
+        yield project, home, server.running_url(home), up.stdout
+    finally:
+        assert "server: stopped" in dihal(project, home, "down").stdout
+
+
+@pytest.fixture
+def client(operated):
+    with temporary_settings({PREFECT_API_URL: operated[2]}), get_client(sync_client=True) as found:
+        yield found
+
+
+def wait_for(condition, seconds: float, what: str):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(1)
+    raise AssertionError(f"no {what} within {seconds} s")
+
+
+def finished_study(client, **parameters):
+    def look():
+        for run in client.read_flow_runs(limit=200):
+            if run.state.is_final() and all(run.parameters.get(k) == v for k, v in parameters.items()):
+                return run
+        return None
+
+    return look
+
+
+def test_up_applies_every_deployment_and_all_schedules_are_off(operated, client):
+    names = {
+        item["name"] for item in yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
+    }
+    assert {item.name for item in client.read_deployments()} == names
+    assert all(f"/{name}" in operated[3] for name in names)
+    assert not [item for one in client.read_deployments() for item in one.schedules if item.active]
+    assert client.read_work_queue_by_name("gpu", work_pool_name=server.POOL).name == "gpu"
+
+
+def test_a_schedule_that_was_switched_on_fires_and_stays_on_over_another_up(operated, client):
+    project, home, _, _ = operated
+    wrong = dihal(project, home, "up", "--schedules", "oftn")
+    assert wrong.returncode == 2
+    assert "did you mean 'often'" in wrong.stderr
+    assert dihal(project, home, "up", "--schedules", "often").returncode == 0
+    run = wait_for(finished_study(client, seed=7, profile="smoke"), 240, "run of the schedule")
+    assert run.auto_scheduled
+    assert run.state_name == "Completed", run.state.message
+    assert "schedules that run: often" in dihal(project, home, "up").stdout
+    assert "schedules that run: none" in dihal(project, home, "up", "--schedules").stdout
+
+
+def test_an_announced_backbone_is_studied(operated, client):
+    project, home, url, _ = operated
+    payload = {"backbone": "random-llama-tiny", "profile": "smoke", "overrides": {"geometry.k": 4}}
+    words = ["event", "emit", "dihal.backbone.released", "--resource-id", "dihal.backbone.random-llama-tiny"]
+    done = server.prefect(home, url, *words, "--payload", json.dumps(payload), cwd=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = wait_for(finished_study(client, overrides={"geometry.k": 4}), 240, "run of the event")
+    assert run.state_name == "Completed", run.state.message
+    assert run.parameters["backbone"] == "random-llama-tiny"
+    study = next((home / "studies").glob("smoke-random-llama-4-layers-d-32-s0-*/study.json"))
+    assert json.loads(study.read_bytes())["settings"]["geometry"]["k"] == 4
+
+
+def test_a_run_in_the_gpu_queue_waits_for_a_machine_that_has_one(operated, client):
+    deployment = client.read_deployment_by_name("dihal/full-study-gpu")
+    assert deployment.work_queue_name == "gpu"
+    run = client.create_flow_run_from_deployment(deployment.id, parameters={"profile": "smoke", "seed": 9})
+    time.sleep(25)
+    state = client.read_flow_run(run.id).state
+    client.delete_flow_run(run.id)
+    assert state.is_scheduled()
+
+
+def test_core_logs_reach_the_server_and_status_tells_the_studies(operated, client):
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    project, home, _, _ = operated
+    run = next(item for item in client.read_flow_runs(limit=200) if item.state_name == "Completed")
+    chosen = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+    names = {line.name for line in client.read_logs(chosen, limit=200)}
+    assert any(name.startswith("dihal_core.") for name in names), names
+    status = dihal(project, home, "status", "--json")
+    assert status.returncode == 0
+    found = json.loads(status.stdout)
+    assert "calls 0 flow runs running" in found["server"]
+    assert {item["state"] for item in found["studies"]} == {"finished"}
+    assert found["untrue"] == []

@@ -1,0 +1,43 @@
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+
+from tasks import progress
+from tasks.progress import TaskProgress
+
+
+def artifact(key: str):
+    with get_client(sync_client=True) as client:
+        return next(item for item in client.read_artifacts(limit=200) if item.key == key)
+
+
+def test_a_progress_artifact_moves_and_tells_rate_and_eta(prefect_server, monkeypatch):
+    monkeypatch.setattr(progress, "ARTIFACT_EVERY_S", 0.0)
+    seen = []
+
+    @task
+    def dump():
+        report = TaskProgress("activations", "moving-progress", every_s=0.0)
+        report(0, 100, "windows")
+        for done in (25, 50, 100):
+            report(done, 100, "windows")
+            found = artifact("moving-progress")
+            seen.append((found.data, found.description))
+
+    @flow
+    def run():
+        dump()
+
+    run()
+    assert [percent for percent, _ in seen] == [25.0, 50.0, 100.0]
+    assert "25/100 windows" in seen[0][1]
+    assert "windows/s, ETA" in seen[0][1]
+    assert "ETA" not in seen[-1][1]
+
+
+def test_a_server_that_is_away_does_not_stop_the_work(monkeypatch, caplog):
+    def away(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(progress, "create_progress_artifact", away)
+    TaskProgress("sweep-L01", "away", every_s=0.0)(1, 2, "steps")
+    assert "not shown in the UI (ConnectionError: no route)" in caplog.text
