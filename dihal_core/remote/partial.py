@@ -80,8 +80,10 @@ class Snapshots:
             size, mtime, digest = self._known.get(name, (-1, -1, ""))
             if (size, mtime) == (facts.st_size, facts.st_mtime_ns):
                 return {"sha256": digest, "bytes": size}
-            copy = path.with_name(f"{path.name}.snapshot.tmp")
-            shutil.copyfile(path, copy)  # a file that grows would not match its own checksum
+            finished = not facts.st_mode & 0o222
+            copy = path if finished else path.with_name(f"{path.name}.snapshot.tmp")
+            if not finished:
+                shutil.copyfile(path, copy)  # a file that grows would not match its own checksum
         except FileNotFoundError:
             return None
         try:
@@ -89,8 +91,11 @@ class Snapshots:
             if digest not in self._sent:
                 self._remote.objects.upload(copy, f"{_place(self._stage, self._key)}/{digest}", digest)
                 self._sent.add(digest)
+        except FileNotFoundError:
+            return None
         finally:
-            copy.unlink(missing_ok=True)
+            if not finished:
+                copy.unlink(missing_ok=True)
         self._known[name] = (facts.st_size, facts.st_mtime_ns, digest)
         return {"sha256": digest, "bytes": size}
 
