@@ -14,6 +14,7 @@ from dihal_core.config import StudySettings
 from dihal_core.errors import DihalError
 from dihal_core.planning import stage_costs
 from dihal_core.provenance import package_version
+from dihal_core.remote.link import check_home
 from dihal_core.requests import find
 from dihal_core.study import request_for, units_of
 
@@ -76,6 +77,15 @@ def check_disk(settings: StudySettings, home: Path) -> Check:
     return "disk", needed <= 0.9 * free, text + ("" if needed <= 0.9 * free else "; set DIHAL_HOME to a larger disk")
 
 
+def check_store(home: Path) -> Check:
+    """Whether a remote home can be written; a local one is its folder."""
+    try:
+        address = check_home(home)
+    except DihalError as error:
+        return "store", False, str(error)
+    return "store", True, f"{address} is writable, working copy {home}" if address else f"folder {home}"
+
+
 def check_memory() -> Check:
     """The quickstart stays under 6 GB."""
     total = psutil.virtual_memory().total
@@ -111,6 +121,7 @@ def checks(settings: StudySettings, home: Path) -> list[Check]:
         lambda: check_disk(settings, home),
         check_memory,
         check_device,
+        lambda: check_store(home),
         lambda: check_assets(settings, home),
     ]
     results = []

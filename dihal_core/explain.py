@@ -1,11 +1,11 @@
 """Why a unit will run: the difference between what is asked and what was made before."""
 
 import json
-from pathlib import Path
 from typing import Any
 
+from dihal_core.remote.link import finished_manifests, home_path
 from dihal_core.requests import StageRequest
-from dihal_core.store import MANIFEST, StoreStatus
+from dihal_core.store import StoreStatus
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -49,13 +49,14 @@ def explain(request: StageRequest, status: StoreStatus) -> str:
     if status.state == "damaged":
         return f"will run: the store is damaged ({status.reason})"
     made: list[tuple[int, str, dict[str, Any]]] = []
-    for path in Path(request.home, request.stage).glob(f"*/{MANIFEST}"):
+    if status.state == "unpublished":
+        return f"will run: {status.reason}"
+    for manifest in finished_manifests(home_path(request.home), request.stage):
         try:
-            manifest = json.loads(path.read_bytes())
             if manifest["unit"] == request.unit and manifest["stage"] == request.stage:
                 reasons = _difference(request.document, manifest["provenance"]["request"])
                 made.append((len(reasons), manifest["provenance"]["finished"], {"reasons": reasons}))
-        except (OSError, ValueError, KeyError):
+        except (KeyError, TypeError):
             continue
     if not made:
         return "will run: never made before"

@@ -19,6 +19,7 @@ from dihal_core.config import BackboneSettings, StudySettings, UnetBridgeSetting
 from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, reading_cost
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
+from dihal_core.remote.link import check_home, pull_study
 from dihal_core.requests import find
 from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, require_disk
@@ -167,6 +168,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
 def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") -> list[dict[str, Any]]:
     """Return one row per stage of `flow`: units, status, why, bytes, hours, task runs. Runs nothing."""
     records: Records = {}
+    pull_study(home, study_name(settings))  # its seals are in the report's key
     costs = stage_costs(settings)
     rows = []
     stages = stages_of(flow, settings)
@@ -288,9 +290,12 @@ def preflight(settings: StudySettings, home: Path, flow: str = "full-study") -> 
     ------
     ResourceError
         If the stores will not fit on the disk.
+    NetworkError
+        If a remote home does not answer.
     AssetError, ConfigError
         If local weights are missing or unreadable, or the bytes of `activations.store_everything` are not confirmed.
     """
+    check_home(home)
     check_local_weights(settings.backbone, home)
     if settings.activations.store_everything:
         require_confirmed(

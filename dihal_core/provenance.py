@@ -20,7 +20,10 @@ PACKAGE = "dihal_core"
 PARSE_ATTEMPTS = 20
 _parsing = threading.Lock()
 BY_VALUE = frozenset(
-    {f"{PACKAGE}.{name}" for name in ("config", "errors", "progress", "stages", "profiles", "provenance", "store")}
+    {
+        f"{PACKAGE}.{name}"
+        for name in ("config", "errors", "progress", "remote", "stages", "profiles", "provenance", "store")
+    }
 )
 """Modules and packages that no key covers: their effect is in the key by value, or they change no number."""
 

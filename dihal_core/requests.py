@@ -15,6 +15,7 @@ from typing import Any
 
 from dihal_core.config import StudySettings
 from dihal_core.provenance import code_closure, package_version
+from dihal_core.remote.link import home_path, home_uri
 from dihal_core.stages import STAGES, unit_label
 from dihal_core.store import StageRecord, StoreStatus, inspect_store
 
@@ -116,10 +117,10 @@ def make_request(
             for name, value in inputs.items()
         },
         values=dict(values or {}),
-        home=str(home),
+        home=home_uri(home),
     )
 
 
 def find(request: StageRequest) -> StoreStatus:
     """Say whether the request is fulfilled already."""
-    return inspect_store(Path(request.home), request.stage, request.key)
+    return inspect_store(home_path(request.home), request.stage, request.key)

@@ -14,9 +14,17 @@ from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.memory import first_line, is_out_of_memory
 from dihal_core.progress import Progress, silent
 from dihal_core.provenance import code_closure
+from dihal_core.remote.link import forget_partial, home_path, is_present, resumable, share
 from dihal_core.requests import StageRequest, find, records_in
 from dihal_core.stages import STAGES, SettingsView, StageContext
-from dihal_core.store import StageRecord, StageStore, discard_store, inspect_store, store_lock
+from dihal_core.store import (
+    StageRecord,
+    StageStore,
+    discard_store,
+    inspect_folder,
+    inspect_store,
+    store_lock,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +52,19 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
     ResourceError
         If the disk is full or not writable.
     """
-    home = Path(request.home)
+    home = home_path(request.home)
+    return share(home, _made(request, home, progress))
+
+
+def _made(request: StageRequest, home: Path, progress: Progress) -> StageRecord:
     status = find(request)
     if status.record is not None:
         return status.record
     spec = STAGES[request.stage]
     with store_lock(home, request.stage, request.key):
         status = find(request)
+        if status.state == "unpublished":
+            status = inspect_folder(home, request.stage, request.key)
         if status.record is not None:
             return status.record
         if status.state == "damaged":
@@ -66,7 +80,7 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
                 inputs[name] = {record.unit: record for record in records if record.unit is not None}
         for value in inputs.values():
             for record in records_in(value):
-                if not record.path.is_dir():
+                if not is_present(record):
                     raise ArtifactError(
                         f"{request.label} needs {record.uri}, which is gone; run the study again, "
                         f"it recomputes stage {record.stage!r}"
@@ -74,18 +88,19 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
         module, _, function = spec.builder.partition(":")
         try:
             build: Callable[[StageContext], dict[str, Any]] = getattr(importlib.import_module(module), function)
-            store = StageStore(home, request.stage, request.key)
-            started = time.monotonic()
-            counts = build(
-                StageContext(
-                    SettingsView(settings, request.stage, (*spec.reads, *spec.unkeyed)),
-                    request.unit,
-                    inputs,
-                    request.values,
-                    store,
-                    progress,
+            with resumable(home, request.stage, request.key, settings.compute.remote_sync_seconds):
+                store = StageStore(home, request.stage, request.key)
+                started = time.monotonic()
+                counts = build(
+                    StageContext(
+                        SettingsView(settings, request.stage, (*spec.reads, *spec.unkeyed)),
+                        request.unit,
+                        inputs,
+                        request.values,
+                        store,
+                        progress,
+                    )
                 )
-            )
             if code_closure(module) != request.document["code"]:
                 shutil.rmtree(store.path)
                 raise ArtifactError(
@@ -99,6 +114,7 @@ def ensure(request: StageRequest, progress: Progress = silent) -> StageRecord:
         except ArtifactError:
             _discard_damaged_inputs(home, inputs)
             shutil.rmtree(home / request.stage / f"{request.key}.partial", ignore_errors=True)
+            forget_partial(home, request.stage, request.key)
             raise
         except OSError as error:
             if error.errno in (27, 28, 122):  # EFBIG, ENOSPC, EDQUOT

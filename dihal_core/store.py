@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from dihal_core.errors import ArtifactError, ConfigError, ResourceError
+from dihal_core.errors import ArtifactError, ResourceError
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,12 @@ class StageRecord:
 
     @property
     def path(self) -> Path:
-        """Folder of the store."""
-        return Path(self.uri)
+        """Folder of the store; one of a remote home is fetched if it is not on this machine."""
+        if "://" not in self.uri:
+            return Path(self.uri)
+        from dihal_core.remote.copies import located
+
+        return located(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return a plain dict that JSON and Prefect carry."""
@@ -64,7 +68,7 @@ class StageRecord:
 class StoreStatus:
     """What was found under one key. `reason` is a sentence for people."""
 
-    state: Literal["intact", "partial", "damaged", "absent"]
+    state: Literal["intact", "partial", "damaged", "absent", "unpublished"]
     reason: str
     record: StageRecord | None = None
     manifest: dict[str, Any] | None = None
@@ -73,14 +77,18 @@ class StoreStatus:
 def resolve_home(home: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that holds all stores: the argument, `$DIHAL_HOME`, or `./runs`.
 
+    For an fsspec URL (`s3://bucket/prefix`) it is the working copy on this machine.
+
     Raises
     ------
     ConfigError
-        For a URL: this version keeps stores on a file system.
+        For a URL that carries credentials or options, or names no bucket or folder.
     """
     value = str(home or os.environ.get("DIHAL_HOME") or "runs")
     if "://" in value:
-        raise ConfigError(f"DIHAL_HOME {value!r} is a URL; give a folder on a local or mounted file system")
+        from dihal_core.remote.address import working_copy
+
+        return working_copy(value)
     return Path(value).expanduser().resolve()
 
 
@@ -152,13 +160,26 @@ def store_digest(files: dict[str, dict[str, Any]]) -> str:
 def inspect_store(home: Path, stage: str, key: str, full: bool = False) -> StoreStatus:
     """Say whether the store of `stage` under `key` can be trusted, re-hashing its files.
 
-    Stores above `FULL_HASH_LIMIT_BYTES` are compared by file sizes unless `full`.
+    Stores above `FULL_HASH_LIMIT_BYTES` are compared by file sizes unless `full`. Of a remote home the
+    remote store is looked at (size and checksum of every object), and the copy on this machine if there is one.
 
     Raises
     ------
     ArtifactError
         If the store is of a newer format: it is neither read nor replaced.
     """
+    from dihal_core.remote.address import remote_address
+
+    address = remote_address(home)
+    if address is None:
+        return inspect_folder(home, stage, key, full)
+    from dihal_core.remote import copies
+
+    return copies.inspect(address, home, stage, key, full)
+
+
+def inspect_folder(home: Path, stage: str, key: str, full: bool = False) -> StoreStatus:
+    """Say whether the store in the folder `<home>/<stage>/<key>` can be trusted (see `inspect_store`)."""
     folder = home / stage / key
     if not folder.exists():
         if folder.with_name(f"{key}.partial").exists():
@@ -326,6 +347,14 @@ class StageStore:
 
 def discard_store(home: Path, stage: str, key: str) -> None:
     """Remove a damaged store; its name is freed by one rename before anything is deleted."""
+    from dihal_core.remote.address import remote_address
+
+    address = remote_address(home)
+    if address is not None:
+        from dihal_core.remote import copies
+
+        copies.discard(address, home, stage, key)
+        return
     folder = home / stage / key
     doomed = folder.with_name(f"{key}.damaged-{time.time_ns()}")
     os.rename(folder, doomed)

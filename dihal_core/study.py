@@ -17,6 +17,7 @@ from dihal_core.history import KEPT, with_history
 from dihal_core.hybrid.sources import HYBRID
 from dihal_core.profiles import backbone_names, load_study, resolve_backbone
 from dihal_core.provenance import package_version
+from dihal_core.remote.link import finished_manifests, pull_study, push_study, read_manifest
 from dihal_core.requests import Inputs, StageRequest, make_request
 from dihal_core.stages import FLOWS, STAGES
 from dihal_core.store import MANIFEST, StageRecord, dump_json, write_atomically
@@ -37,6 +38,7 @@ WORKER_SETTINGS = frozenset(
         "geometry_workers",
         "sweep_workers",
         "dump_workers",
+        "remote_sync_seconds",
         "confirm_gigabytes",
         "archive_url",
         "archive_codec",
@@ -233,8 +235,9 @@ def seal_selection(home: Path, settings: StudySettings, score: StageRecord) -> d
     Seals are appended, never overwritten: a score that was changed after losses were known shows as such.
     """
     path = study_folder(home, settings) / "sealed.json"
-    finished = _provenance(score.path)["finished"]
-    losses = [_provenance(store.parent)["finished"] for store in (home / "sweep").glob("*/manifest.json")]
+    pull_study(home, study_name(settings))
+    finished = read_manifest(score)["provenance"]["finished"]
+    losses = [manifest["provenance"]["finished"] for manifest in finished_manifests(home, "sweep")]
     seal = {
         "score_digest": score.digest,
         "score_key": score.key,
@@ -246,8 +249,5 @@ def seal_selection(home: Path, settings: StudySettings, score: StageRecord) -> d
     if not history or history[-1]["score_digest"] != seal["score_digest"]:
         history.append(seal)
         write_atomically(path, dump_json({"seals": history}))
+        push_study(home, study_name(settings))
     return history[-1]
-
-
-def _provenance(store: Path) -> dict[str, Any]:
-    return json.loads((store / "manifest.json").read_bytes())["provenance"]

@@ -105,10 +105,11 @@ def _settings(arguments: argparse.Namespace):
 
 
 def _home(arguments: argparse.Namespace) -> Path:
+    from dihal_core.remote.link import home_uri
     from dihal_core.store import resolve_home
 
     home = resolve_home(arguments.home)
-    os.environ["DIHAL_HOME"] = str(home)
+    os.environ["DIHAL_HOME"] = home_uri(home)
     return home
 
 
@@ -234,7 +235,10 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from dihal_core.remote.link import pull_studies
+
     home = _home(arguments)
+    pull_studies(home)
     found = sorted((home / "studies").glob("*/study.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ConfigError(f"no finished study under {home / 'studies'}; run `dihal study` first")

@@ -56,10 +56,11 @@ def archive(arguments: argparse.Namespace) -> int:
 
 
 def _home(arguments: argparse.Namespace) -> Any:
+    from dihal_core.remote.link import home_uri
     from dihal_core.store import resolve_home
 
     home = resolve_home(arguments.home)
-    os.environ["DIHAL_HOME"] = str(home)
+    os.environ["DIHAL_HOME"] = home_uri(home)
     return home
 
 

@@ -68,6 +68,8 @@ def print_result(result: dict[str, Any], url: str) -> None:
     for line in result["answer"]:
         sys.stdout.write(f"{line}\n")
     sys.stdout.write(f"\nreport: {result['report']}\n")
+    if "shared" in result:
+        sys.stdout.write(f"shared: {result['shared']}\n")
     sys.stdout.write(f"UI:     {url.removesuffix('/api')}\n")
     sys.stdout.write(
         f"took:   {result['wall_seconds']:.0f} s, peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB, "

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from dihal_core.errors import ConfigError, ResourceError
+from dihal_core.remote.link import home_uri
 from dihal_core.store import dump_json, store_lock, write_atomically
 from dihal_core.study import slug
 from flows.retention import retention_environment
@@ -44,7 +45,7 @@ def prefect_environment(home: Path, url: str | None = None) -> dict[str, str]:
     """Return the variables under which every Prefect process of this home runs."""
     folder = state_folder(home)
     environment = {
-        "DIHAL_HOME": str(home),
+        "DIHAL_HOME": home_uri(home),
         "PREFECT_HOME": str(folder),
         "PREFECT_LOCAL_STORAGE_PATH": str(folder / "storage"),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(folder / "results"),

@@ -34,10 +34,15 @@ def _footer(request: StageRequest, record: StageRecord) -> str:
     made = STAGES[request.stage].writes
     settings = {path: value for path, value in request.document["settings"].items() if path and path != "all"}
     return (
-        f"\n\n---\nStore: `{record.uri}` ([open]({record.path.as_uri()}))  \n"
+        f"\n\n---\nStore: `{record.uri}`{_link(record)}  \n"
         f"Holds: {made}  \nDigest: `{record.digest[:16]}`, key: `{record.key}`\n\n"
         f"Settings read by this stage:\n```json\n{json.dumps(settings, indent=1)[:6000]}\n```\n"
     )
+
+
+def _link(record: StageRecord) -> str:
+    """Return a link to open a local store; a remote one is named by its address only."""
+    return "" if "://" in record.uri else f" ([open]({record.path.as_uri()}))"
 
 
 def _counts_table(record: StageRecord) -> str:

@@ -1,6 +1,5 @@
 """Runs the stages of one study as Prefect tasks, in order, each unit a task run of its own."""
 
-import json
 import logging
 import queue
 import resource
@@ -12,15 +11,16 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 
 from dihal_core.config import StudySettings
-from dihal_core.errors import ArtifactError, DihalError, ResourceError
+from dihal_core.errors import ArtifactError, DihalError, NetworkError, ResourceError
 from dihal_core.explain import explain
 from dihal_core.exposition import write_metrics
 from dihal_core.history import read_result
 from dihal_core.housekeeping import hold_home
 from dihal_core.journal import RunJournal
+from dihal_core.remote.link import push_study, read_manifest
 from dihal_core.requests import StageRequest, find, snapshot_code
 from dihal_core.stages import STAGES, check_stages, unit_label
-from dihal_core.store import MANIFEST, StageRecord, discard_store, store_lock
+from dihal_core.store import StageRecord, discard_store, store_lock
 from dihal_core.study import (
     PUBLISHED,
     Records,
@@ -112,7 +112,7 @@ class StudyRun:
     ) -> tuple[StageRequest, StageRecord | None, PrefectFuture[Any]]:
         request = request_for(stage, self.settings, self.home, self.records, unit, self.failed)
         status = find(request)
-        if stage in self.force and status.state in ("intact", "damaged"):
+        if stage in self.force and status.state in ("intact", "damaged", "unpublished"):
             with store_lock(self.home, stage, request.key):
                 discard_store(self.home, stage, request.key)
             self.reasons.append((request.label, "will run: forced"))
@@ -144,7 +144,7 @@ class StudyRun:
             self._results.append(result)
             return made if made is not None else StageRecord.from_json(result)
         except Exception as error:
-            if not tolerate or request.unit is None or isinstance(error, ResourceError):
+            if not tolerate or request.unit is None or isinstance(error, ResourceError | NetworkError):
                 if self.journal is not None:
                     self.journal.close("failed", f"{request.label}: {error}")
                 raise
@@ -228,7 +228,7 @@ class StudyRun:
             for value in self.records.values()
             for record in ([value] if isinstance(value, StageRecord) else value.values())
         ]
-        return sum(json.loads((record.path / MANIFEST).read_bytes())["bytes"] for record in records)
+        return sum(read_manifest(record)["bytes"] for record in records)
 
     def finish(self, stage: str = "report") -> dict[str, Any]:
         """Publish the page of the flow's last stage and the ledger; return the result as a small record."""
@@ -250,10 +250,12 @@ class StudyRun:
 
     def outcome(self, page: Path, answer: list[str], stage: str) -> dict[str, Any]:
         """Show the answer as the run's last artifact, close the journal, and return the result as a small record."""
+        shared = push_study(self.home, page.parent.name)
         create_markdown_artifact(
             "## Answer\n\n"
             + "\n".join(f"- {line}" for line in answer)
             + f"\n\nReport: [{page}]({page.as_uri()})"
+            + (f", shared at `{shared}`" if shared else "")
             + self.links(),
             key=artifact_key(self.ledger["study"], "answer" if stage == "report" else f"{stage}-answer"),
         )
@@ -265,6 +267,7 @@ class StudyRun:
             "study": self.ledger["study"],
             "folder": str(page.parent),
             "report": str(page),
+            **({"shared": shared} if shared else {}),
             "answer": answer,
             "failed_layers": {unit_label(unit): text for unit, text in self.failed.items()},
             "wall_seconds": self.ledger["wall_seconds"],

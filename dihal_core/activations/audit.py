@@ -5,7 +5,6 @@ come from the manifest, the random choice of rows from the system's entropy (its
 """
 
 import dataclasses
-import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from dihal_core.config import StudySettings
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError, ConfigError, NumericsError
 from dihal_core.provenance import package_version
+from dihal_core.remote.link import bring_store, finished_manifests
 from dihal_core.requests import stage_code
 from dihal_core.store import MANIFEST, StageRecord, inspect_store
 
@@ -75,6 +75,8 @@ def find_store(home: Path, name: str | None) -> Path:
     """
     if name is not None and (Path(name) / MANIFEST).is_file():
         return Path(name).resolve()
+    if name is not None:
+        bring_store(home, name)
     found = sorted(path.parent for path in home.glob(f"*/*/{MANIFEST}") if not path.parent.name.endswith(".partial"))
     if name is None:
         dumps = [path for path in found if path.parent.name == STAGE]
@@ -176,13 +178,9 @@ def _changed_since(made: Mapping[str, Any]) -> str:
 
 
 def _by_digest(home: Path, stage: str, digest: str) -> StageRecord:
-    for path in sorted((home / stage).glob(f"*/{MANIFEST}")):
-        try:
-            manifest = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
+    for manifest in finished_manifests(home, stage):
         if manifest.get("digest") == digest:
-            status = inspect_store(home, stage, path.parent.name)
+            status = inspect_store(home, stage, manifest["key"])
             if status.record is not None:
                 return status.record
     raise ArtifactError(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ def load_ridge(record: StageRecord, device: str | torch.device) -> SharedRidge:
     ArtifactError
         If the store cannot be read.
     """
-    folder = Path(record.uri)
+    folder = record.path
     try:
         facts = json.loads((folder / SPLIT).read_bytes())
         tensors = safetensors.torch.load_file(folder / TENSORS, device=str(device))

@@ -78,6 +78,13 @@ class ComputeSettings(Settings):
     confirm_gigabytes: float = Field(
         0.0, ge=0, description="activations.store_everything may write this much; the refusal says the number."
     )
+    remote_sync_seconds: float = Field(
+        120.0,
+        ge=1,
+        le=86_400,
+        description="With DIHAL_HOME on an object store: seconds between uploads of unfinished units, which is what "
+        "losing the machine can cost; changes no number.",
+    )
     archive_url: str | None = Field(
         None, description="Folder or fsspec URL (s3://...) that also receives a compressed copy of the hidden states."
     )

@@ -17,6 +17,7 @@ from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.evaluation.harness import harness_model, require_harness
 from dihal_core.hybrid.causal_lm import DiHALForCausalLM
 from dihal_core.hybrid.sources import asset_records
+from dihal_core.remote.link import store_folder
 from dihal_core.store import write_atomically
 
 TASK = "dihal_wiki"
@@ -44,7 +45,7 @@ def study_pages(study: Path) -> list[dict[str, str]]:
         data = json.loads((study / "study.json").read_bytes())
         settings = StudySettings.model_validate(data["settings"])
         store = next(row["store"] for row in data["records"] if row["stage"] == "corpus")
-        rows = [json.loads(line) for line in (home / store / "documents.jsonl").read_bytes().splitlines()]
+        rows = [json.loads(line) for line in _documents(home, store).read_bytes().splitlines()]
         wanted = {row["id"]: row["title"] for row in rows if row["split"] == "eval_wiki"}
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise ArtifactError(
@@ -63,6 +64,10 @@ def study_pages(study: Path) -> list[dict[str, str]]:
     if missing:
         raise ArtifactError(f"page {missing[0]!r} of study {study.name} is not in {record.uri}; run the study again")
     return [{"title": str(title), "page": texts[identity]} for identity, title in wanted.items()]
+
+
+def _documents(home: Path, store: str) -> Path:
+    return store_folder(home, *store.split("/", 1)) / "documents.jsonl"
 
 
 def write_task(folder: Path, pages: list[dict[str, str]]) -> Path:

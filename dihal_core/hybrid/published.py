@@ -11,6 +11,7 @@ from typing import Any
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, AssetError, ConfigError, nearest
 from dihal_core.hybrid.sources import HYBRID
+from dihal_core.remote.link import pull_studies, store_folder
 
 
 def find_study(home: Path, name: str | None = None) -> Path:
@@ -21,6 +22,7 @@ def find_study(home: Path, name: str | None = None) -> Path:
     ConfigError
         If there is none of that name, or none at all.
     """
+    pull_studies(home)
     found = {path.parent.name: path for path in (home / "studies").glob("*/study.json")}
     if not found:
         raise ConfigError(f"no finished study under {home / 'studies'}; run `dihal study`, or give --model FOLDER")
@@ -72,7 +74,7 @@ def sweep_arms(study: Path, layer: int) -> tuple[StudySettings, Path]:
             f"layer {layer} has no bridge in study {study.name} of {settings.backbone.name} with {last} blocks; its sweep "
             f"trained layers {', '.join(map(str, sorted(stores))) or 'none'}: 0 is the embedding output, {last} the last block"
         )
-    arms = study.parent.parent / stores[layer] / "arms"
+    arms = store_folder(study.parent.parent, *stores[layer].split("/", 1)) / "arms"
     if not arms.is_dir():
         raise ArtifactError(f"the bridge of layer {layer} was at {arms}, which is gone; run the study again")
     return settings, arms

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dihal_core.config import BackboneSettings
 from dihal_core.errors import AssetError
+from dihal_core.remote.link import remote_records
 from dihal_core.store import MANIFEST, StageRecord, resolve_home
 
 HYBRID = "hybrid"
@@ -42,6 +43,8 @@ def asset_records(backbone: BackboneSettings, homes: Sequence[Path]) -> dict[str
                 continue
             if record.unit == backbone.identifier:
                 return {backbone.identifier: record}
+        for record in remote_records(home, "assets", backbone.identifier):
+            return {backbone.identifier: record}
     raise AssetError(
         f"the backbone {backbone.name!r} lies in asset {backbone.identifier!r}, which is not under "
         f"{' or '.join(str(home) for home in homes)}; run `dihal setup`, pass home=, or save a merged copy"

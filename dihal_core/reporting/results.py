@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dihal_core.remote.link import read_manifest
 from dihal_core.stages import StageContext
-from dihal_core.store import MANIFEST, StageRecord, read_json
+from dihal_core.store import StageRecord, read_json
 
 Json = dict[str, Any]
 
@@ -58,7 +59,7 @@ class StudyResults:
 
 
 def _manifest(record: StageRecord) -> Json:
-    return read_json(record, MANIFEST) if (record.path / MANIFEST).is_file() else {}
+    return read_manifest(record)
 
 
 def _one(context: StageContext, name: str) -> StageRecord | None:

@@ -100,9 +100,9 @@ def test_nan_is_refused_in_json(tmp_path):
         StageStore(tmp_path, "corpus", "k").write_json("x.json", {"loss": float("nan")})
 
 
-def test_a_url_as_home_is_refused_in_a_sentence():
-    with pytest.raises(ConfigError, match="s3://bucket"):
-        resolve_home("s3://bucket/runs")
+def test_a_url_with_credentials_as_home_is_refused_in_a_sentence():
+    with pytest.raises(ConfigError, match="before '@'"):
+        resolve_home("s3://key:secret@bucket/runs")
 
 
 def test_a_store_that_does_not_fit_is_refused_with_both_sizes(tmp_path):

@@ -1,0 +1,119 @@
+"""What a storage raises, as one sentence and a next step; which failures are worth another try."""
+
+import errno
+import importlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dihal_core.errors import ConfigError, DihalError, NetworkError, ResourceError
+
+log = logging.getLogger(__name__)
+
+WAITS_SECONDS: list[float] = [1.0, 3.0, 8.0]
+"""Waits before the second, third and fourth attempt (each varies by a quarter); s3fs tries parts again by itself."""
+LOCAL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""Failures of this machine's disk: passed on as they are."""
+DENIED = (
+    "AccessDenied",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "NoCredentials",
+    "PartialCredentials",
+    "CredentialRetrieval",
+    "Unable to locate credentials",
+)
+CREDENTIALS = (
+    "give credentials that may list, read, write and delete there in the environment (AWS_ACCESS_KEY_ID, "
+    "AWS_SECRET_ACCESS_KEY), in fsspec's configuration or in a Prefect block"
+)
+
+Answer = TypeVar("Answer")
+
+
+def _denied(error: BaseException) -> bool:
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, PermissionError) or any(sign in said for sign in DENIED)
+
+
+def _words(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or ["no details"]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def explained(address: str, doing: str, error: BaseException) -> DihalError:
+    """Return the error to raise for `error`: the cause in the storage's words, then what to do."""
+    where = f"{address}: {doing} failed"
+    if isinstance(error, ImportError):
+        extra = "run `pip install 'dihal[s3]'`" if address.startswith("s3") else f"install what it names ({error})"
+        return ConfigError(f"DIHAL_HOME {address}: this kind of address needs a package that is missing; {extra}")
+    if _denied(error):
+        return ResourceError(f"{where}, permission denied ({_words(error)}); {CREDENTIALS}")
+    if isinstance(error, FileNotFoundError):
+        return ResourceError(
+            f"{where}, the bucket or folder is not there ({_words(error)}); create it, or correct the address or the "
+            "endpoint (AWS_ENDPOINT_URL)"
+        )
+    if isinstance(error, NotImplementedError | ValueError):
+        return ConfigError(
+            f"DIHAL_HOME {address}: {doing} is not possible ({_words(error)}); give an address that can be written"
+        )
+    return NetworkError(
+        f"{where} after {len(WAITS_SECONDS) + 1} attempts ({_words(error)}); check the network and the endpoint "
+        "(AWS_ENDPOINT_URL), then run the same command again: what was made is kept on this machine and only uploaded"
+    )
+
+
+def _worth_another_try(error: Exception) -> bool:
+    if isinstance(error, DihalError | ImportError | FileNotFoundError | NotImplementedError | ValueError):
+        return False
+    return not _denied(error)
+
+
+def insist(address: str, doing: str, call: Callable[[], Answer]) -> Answer:
+    """Return `call()`, tried again with growing waits while the cause may pass.
+
+    A missing object (`FileNotFoundError`) and an existing one (`FileExistsError`) are answers: they pass through.
+
+    Raises
+    ------
+    NetworkError
+        If no attempt succeeded.
+    ResourceError
+        If permission is denied.
+    ConfigError
+        If a package is missing or the address cannot be written.
+    """
+    for wait in [*WAITS_SECONDS, None]:
+        try:
+            return call()
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except Exception as error:
+            if isinstance(error, DihalError) or (isinstance(error, OSError) and error.errno in LOCAL_ERRNOS):
+                raise
+            if wait is None or not _worth_another_try(error):
+                raise explained(address, doing, error) from error
+            log.warning("%s: %s failed (%s); trying again", address, doing, _words(error))
+            time.sleep(wait * random.uniform(0.75, 1.25))
+    raise AssertionError("unreachable")
+
+
+def filesystem(address: str) -> tuple[Any, str]:
+    """Return fsspec's file system of `address` and the path in it, without any cache of listings.
+
+    Raises
+    ------
+    ConfigError
+        If no file system is known for the protocol, or its package is missing.
+    """
+    fsspec_core = importlib.import_module("fsspec.core")
+    try:
+        filesystem, root = fsspec_core.url_to_fs(address, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise explained(address, "opening", error) from error
+    return filesystem, str(root).rstrip("/")

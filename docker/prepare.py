@@ -1,0 +1,54 @@
+"""Make a server ready: the bucket of DIHAL_HOME, every work pool the deployments name, and the deployments.
+
+Runs once, beside a healthy Prefect server; safe to run again.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+PREFECT_FILE = Path("deployments/prefect.yaml")
+POOL_TYPE = os.environ.get("DIHAL_POOL_TYPE", "process")
+
+
+def prefect(*arguments: str) -> None:
+    """Run one Prefect command; its own message and exit status are ours if it fails."""
+    done = subprocess.run([sys.executable, "-m", "prefect", *arguments], check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+def make_bucket(home: str) -> None:
+    """Create the bucket of an s3:// home if it is not there."""
+    from fsspec.core import url_to_fs
+
+    filesystem, root = url_to_fs(home)
+    bucket = root.split("/", 1)[0]
+    if not filesystem.exists(bucket):
+        filesystem.mkdir(bucket)
+        sys.stdout.write(f"bucket {bucket} made\n")
+
+
+def pools(prefect_file: Path) -> list[str]:
+    """Return the names of the work pools the deployments run in."""
+    deployments = yaml.safe_load(prefect_file.read_text(encoding="utf-8"))["deployments"]
+    return sorted({item["work_pool"]["name"] for item in deployments})
+
+
+def main() -> None:
+    """Bucket, pools, deployments, in this order."""
+    home = os.environ.get("DIHAL_HOME", "")
+    if home.startswith("s3://"):
+        make_bucket(home)
+    for pool in pools(PREFECT_FILE):
+        template = os.environ.get("DIHAL_BASE_JOB_TEMPLATE")
+        extra = ["--base-job-template", template] if template else []
+        prefect("work-pool", "create", pool, "--type", POOL_TYPE, "--overwrite", *extra)
+    prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The Kubernetes work pool: rendered by Prefect's own worker, checked against the cluster's schema, no cluster needed."""
+
+import asyncio
+import copy
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+KUBERNETES = Path(__file__).resolve().parents[2] / "docker/kubernetes"
+VERSION = "1.33"
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    return json.loads((KUBERNETES / "base-job-template.json").read_bytes())
+
+
+def render(template: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the job manifest that the Kubernetes worker would submit."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import FlowRun
+    from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+
+    async def make() -> dict[str, Any]:
+        async with get_client() as client:
+            configuration = await KubernetesWorkerJobConfiguration.from_template_and_values(
+                copy.deepcopy(template), values, client=client
+            )
+        configuration.prepare_for_flow_run(FlowRun(flow_id=uuid.uuid4(), name="quickstart-seed-0"))
+        return configuration.job_manifest
+
+    return asyncio.run(make())
+
+
+def container(manifest: dict[str, Any]) -> dict[str, Any]:
+    (found,) = manifest["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def test_a_gpu_run_becomes_a_valid_job_that_asks_for_a_gpu(template, prefect_server):
+    manifest = render(template, {"image": "registry.example/dihal:gpu", "gpus": 2})
+    kubernetes_validate.validate(manifest, VERSION, strict=True)
+    run = container(manifest)
+    assert run["image"] == "registry.example/dihal:gpu"
+    assert run["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert run["envFrom"] == [{"secretRef": {"name": "dihal-run"}}]
+    assert manifest["metadata"]["namespace"] == "dihal"
+    assert manifest["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert "{{" not in json.dumps(manifest)
+
+
+def test_a_deployment_adds_to_the_environment_and_the_shared_store_stays(template, prefect_server):
+    manifest = render(template, {"gpus": 0, "env": {"PREFECT_LOGGING_EXTRA_LOGGERS": "dihal_core"}})
+    kubernetes_validate.validate(manifest, VERSION, strict=True)
+    environment = {item["name"]: item.get("value") for item in container(manifest)["env"]}
+    assert environment["DIHAL_HOME"] == "s3://dihal/runs"
+    assert environment["DIHAL_CACHE"] == "/cache"
+    assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "dihal_core"
+    assert container(manifest)["resources"]["limits"]["nvidia.com/gpu"] == 0
+
+
+def test_every_placeholder_is_a_variable_and_every_variable_is_used(template):
+    text = json.dumps(template["job_configuration"])
+    variables = template["variables"]["properties"]
+    used = {word.split(" }}")[0] for word in text.split("{{ ")[1:]}
+    assert used == set(variables)
+    assert all("description" in facts or "default" in facts for facts in variables.values())
+
+
+def test_the_server_takes_the_template(template, prefect_server):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    async def create() -> dict[str, Any]:
+        async with get_client() as client:
+            name = f"k8s-{uuid.uuid4().hex[:8]}"
+            await client.create_work_pool(WorkPoolCreate(name=name, type="kubernetes", base_job_template=template))
+            return (await client.read_work_pool(name)).base_job_template
+
+    assert asyncio.run(create()) == template
+
+
+def test_the_worker_and_its_accounts_are_valid_objects_of_one_namespace():
+    objects = list(yaml.safe_load_all((KUBERNETES / "worker.yaml").read_text(encoding="utf-8")))
+    assert [item["kind"] for item in objects] == [
+        "Namespace",
+        "ServiceAccount",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "Deployment",
+    ]
+    for item in objects:
+        kubernetes_validate.validate(item, VERSION, strict=True)
+    assert {item["metadata"].get("namespace", "dihal") for item in objects} == {"dihal"}
+    worker = objects[-1]["spec"]["template"]["spec"]
+    assert worker["securityContext"]["runAsNonRoot"] is True
+    environment = {item["name"]: item for item in worker["containers"][0]["env"]}
+    assert "value" not in environment["PREFECT_API_AUTH_STRING"]
+
+
+def test_the_schema_would_catch_a_slip():
+    objects = list(yaml.safe_load_all((KUBERNETES / "worker.yaml").read_text(encoding="utf-8")))
+    objects[-1]["spec"]["template"]["spec"]["containers"][0]["imagePulPolicy"] = "Always"
+    with pytest.raises(Exception, match="imagePulPolicy"):
+        kubernetes_validate.validate(objects[-1], VERSION, strict=True)
