@@ -9,10 +9,11 @@ from dihal_core.planning import plan_study, preflight
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
 from dihal_core.study import pin_settings
+from tasks.runners import choose_runner
 from tasks.study import StudyRun
 
 MAX_TASKS = 64
-"""Threads of the task runner; how many units really run at once is `compute.*_workers`."""
+"""Threads of the task runner; how many units really run at once is `tasks.capacity`'s to say."""
 
 
 def flow_run_name() -> str:
@@ -39,10 +40,11 @@ def open_study(
     Raises
     ------
     ConfigError, AssetError, ResourceError
-        If settings, weights or disk space will not do: before anything is spent.
+        If settings, weights, disk space or the cluster will not do: before anything is spent.
     """
     settings = pin_settings(load_study(profile, backbone, seed, overrides), ask_hub=True)
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
     preflight(settings, study.home, flow)
+    choose_runner(settings.compute)
     study.show_plan(plan_study(settings, study.home, flow))
     return study

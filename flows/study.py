@@ -4,15 +4,15 @@ from typing import Any
 
 from prefect import flow
 from prefect.states import Completed, State
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.opening import MAX_TASKS, flow_run_name, open_study
+from tasks.runners import StudyTaskRunner
 
 
 @flow(
     name="dihal",
     flow_run_name=flow_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
+    task_runner=StudyTaskRunner(MAX_TASKS),
     validate_parameters=True,
     persist_result=True,
     result_serializer="json",

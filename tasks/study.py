@@ -3,7 +3,6 @@
 import json
 import logging
 import queue
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from dihal_core.requests import StageRequest, find, snapshot_code
 from dihal_core.stages import STAGES, check_stages, unit_label
 from dihal_core.store import MANIFEST, StageRecord, discard_store, store_lock
 from dihal_core.study import Records, publish_hybrid, publish_study, request_for, seal_selection, study_name, units_of
+from tasks.capacity import units_at_once
+from tasks.dump_help import DumpHelp
+from tasks.memory import PeakMemory
 from tasks.progress import artifact_key
 from tasks.stages import TASKS
 
 log = logging.getLogger(__name__)
-
-WORKERS = {"assets": "asset_workers", "geometry": "geometry_workers", "sweep": "sweep_workers"}
-"""Which `compute` setting bounds the units in flight; other stages run one unit at a time."""
 
 
 class StudyRun:
@@ -40,13 +39,14 @@ class StudyRun:
         self.reasons: list[tuple[str, str]] = []
         self.ledger: dict[str, Any] = {"study": study_name(settings), "stages": {}}
         self.started = time.monotonic()
+        self._memory, self._help = PeakMemory(), DumpHelp(settings)
         self._results: list[Any] = []  # kept alive: Prefect draws edges by object id, and freed ids come back
 
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
         started = time.monotonic()
         units = units_of(stage, self.settings, self.records)
-        workers = getattr(self.settings.compute, WORKERS[stage]) if stage in WORKERS else 1
+        workers = units_at_once(stage, self.settings)
         pending: list[str | int | None] = list(units) if units is not None else [None]
         flying: dict[str | int | None, tuple[StageRequest, StageRecord | None, PrefectFuture[Any]]] = {}
         done: dict[str | int | None, StageRecord] = {}
@@ -67,6 +67,7 @@ class StudyRun:
             if record is not None:
                 done[unit] = record
             self._show(stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached)
+        self._help.wait()
         self.records[stage] = {u: r for u, r in done.items() if u is not None} if units is not None else done[None]
         self.ledger["stages"][stage] = {
             "wall_seconds": round(time.monotonic() - started, 2),
@@ -94,6 +95,8 @@ class StudyRun:
         ]
         future = TASKS[stage].with_options(refresh_cache=made is None).submit(request.to_json(), wait_for=upstream)
         self.futures[stage].append(future)
+        if made is None:
+            self._help.offer(request)
         return request, made, future
 
     def _finish(
@@ -167,7 +170,7 @@ class StudyRun:
         """Publish the page of the flow's last stage and the ledger; return the result as a small record."""
         report = self.record(stage)
         self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
-        self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.ledger["peak_memory_bytes"] = self._memory.bytes()
         self.ledger["store_bytes"] = self._store_bytes()
         self.ledger["reasons"] = dict(self.reasons)
         page = publish_study(self.home, self.settings, report, self.ledger)
