@@ -85,6 +85,7 @@ STAGES: dict[str, Stage] = {
             libraries=(*TORCH, "zarr"),
             unkeyed=(
                 "compute.dump_workers",
+                "compute.runner",
                 "compute.confirm_gigabytes",
                 "compute.archive_url",
                 "compute.archive_codec",

@@ -42,6 +42,9 @@ WORKER_SETTINGS = frozenset(
         "confirm_gigabytes",
         "archive_url",
         "archive_codec",
+        "runner",
+        "runner_address",
+        "runner_workers",
     }
 )
 

@@ -117,9 +117,11 @@ def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
     from dihal_core.planning import preflight
     from dihal_core.stages import check_stages
     from flows import console, server
+    from tasks.engines import require_engine
 
     settings, overrides = _settings(arguments)
     check_stages(arguments.force)
+    require_engine(settings.compute)
     home = _home(arguments)
     for line in preflight(settings, home, flow_name):
         console.say(line)

@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 
 from dihal_core.comparing import compare_studies
 from dihal_core.store import resolve_home
+from flows.options import flow_options
 from tasks.concluding import comparison_outcome
 
 
@@ -14,13 +15,7 @@ def _run_name() -> str:
     return f"compare · {', '.join(flow_run.parameters.get('studies') or ['all studies'])}"
 
 
-@flow(
-    name="dihal-compare",
-    flow_run_name=_run_name,
-    validate_parameters=True,
-    persist_result=True,
-    result_serializer="json",
-)
+@flow(name="dihal-compare", **flow_options(_run_name))
 def compare(studies: list[str] | None = None) -> dict[str, Any]:
     """Compare finished studies of this home; runs no stage.
 

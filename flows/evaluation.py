@@ -4,9 +4,9 @@ from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.opening import MAX_TASKS, open_finished
+from flows.opening import open_finished
+from flows.options import flow_options
 from tasks.concluding import evaluation_outcome
 
 
@@ -14,14 +14,7 @@ def _run_name() -> str:
     return f"evaluate · {flow_run.parameters.get('study') or 'the last study'}"
 
 
-@flow(
-    name="dihal-evaluate",
-    flow_run_name=_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
-    validate_parameters=True,
-    persist_result=True,
-    result_serializer="json",
-)
+@flow(name="dihal-evaluate", **flow_options(_run_name))
 def evaluate(
     study: str | None = None, overrides: dict[str, Any] | None = None, force: list[str] | None = None
 ) -> dict[str, Any]:

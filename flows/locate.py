@@ -1,25 +1,14 @@
-# pyright: reportCallIssue=false, reportArgumentType=false
-# Prefect declares task runners invariant in their future, so that its own thread pool does not fit.
 """Locate alone: from text to the layer the geometry picks, without training a bridge."""
 
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.hooks import HOOKS
-from flows.opening import MAX_TASKS, flow_run_name, open_study
+from flows.opening import flow_run_name, open_study
+from flows.options import flow_options
 
 
-@flow(
-    name="dihal-locate",
-    flow_run_name=flow_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
-    validate_parameters=True,
-    persist_result=True,
-    result_serializer="json",
-    **HOOKS,
-)
+@flow(name="dihal-locate", **flow_options(flow_run_name))
 def locate(
     backbone: str | None = None,
     profile: str = "quickstart",

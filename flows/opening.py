@@ -17,13 +17,11 @@ from dihal_core.study import pin_settings, stages_of
 from flows.hooks import mark_earlier_lost_tasks
 from flows.outliving import outlive_worker
 from flows.safety import redact_logs, require_permitted
+from tasks.runners import choose_runner
 from tasks.slots import ensure_limits, visible_gpus
 from tasks.study import StudyRun
 
 log = logging.getLogger(__name__)
-
-MAX_TASKS = 64
-"""Threads of the task runner; how many units really run at once is `compute.*_workers`."""
 
 
 def flow_run_name() -> str:
@@ -50,8 +48,8 @@ def open_study(
     Raises
     ------
     ConfigError, AssetError, ResourceError
-        If settings, weights or disk space will not do, or a deployment's run asks for what its operator has not
-        permitted: before anything is spent.
+        If settings, weights, disk space or the cluster will not do, or a deployment's run asks for what its operator
+        has not permitted: before anything is spent.
     """
     prepare()
     refuse_forgotten_parameters(backbone)
@@ -97,7 +95,8 @@ def prepare() -> None:
 
 
 def begin(study: StudyRun, flow: str) -> None:
-    """Open the journal of a run that passed its checks, and see to its share of the machine."""
+    """Open the journal of a run that passed its checks, and see to its cluster and its share of the machine."""
+    choose_runner(study.settings.compute)
     study.journal = RunJournal(
         study.folder,
         flow,
@@ -105,8 +104,9 @@ def begin(study: StudyRun, flow: str) -> None:
         study.settings.model_dump(mode="json"),
         {"id": flow_run.id and str(flow_run.id), "name": flow_run.name},
     )
-    for line in crowded(study.settings):
-        log.warning(line)
+    told = crowded(study.settings)
+    if told is not None:
+        log.warning(told)
     if study.settings.compute.device == "cuda" or study.settings.geometry.backend == "torch-cuda":
         ensure_limits(visible_gpus())
 

@@ -3,21 +3,14 @@
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from dihal_core.sensitivity import resolve_choices
-from flows.opening import MAX_TASKS, flow_run_name, open_study
+from flows.opening import flow_run_name, open_study
+from flows.options import flow_options
 from tasks.concluding import rescore, sensitivity_outcome
 
 
-@flow(
-    name="dihal-sensitivity",
-    flow_run_name=flow_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
-    validate_parameters=True,
-    persist_result=True,
-    result_serializer="json",
-)
+@flow(name="dihal-sensitivity", **flow_options(flow_run_name))
 def sensitivity(
     backbone: str | None = None,
     profile: str = "quickstart",

@@ -1,5 +1,3 @@
-# pyright: reportCallIssue=false, reportArgumentType=false
-# Prefect declares task runners invariant in their future, so that its own thread pool does not fit.
 """The full study: from text to the answer, one Prefect flow that reads as a table of contents."""
 
 from typing import Any
@@ -7,21 +5,12 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.hooks import HOOKS
-from flows.opening import MAX_TASKS, flow_run_name, open_study
+from flows.opening import flow_run_name, open_study
+from flows.options import flow_options
 
 
-@flow(
-    name="dihal",
-    flow_run_name=flow_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS),
-    validate_parameters=True,
-    persist_result=True,
-    result_serializer="json",
-    **HOOKS,
-)
+@flow(name="dihal", **flow_options(flow_run_name))
 def full_study(
     backbone: str | None = None,
     profile: str = "quickstart",

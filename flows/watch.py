@@ -14,9 +14,7 @@ from dihal_core.watching import hub_revision, memory_path, remember, remembered,
 from flows.opening import show_core_logs
 
 
-@flow(
-    name="dihal-watch", flow_run_name="watch", validate_parameters=True, persist_result=True, result_serializer="json"
-)
+@flow(name="dihal-watch", **flow_options("watch"))
 def watch(backbones: list[str] | None = None) -> State[Any]:
     """Ask the hub for the revision of every watched backbone and start a study of those that changed.
 

@@ -16,6 +16,7 @@ from tasks.artifacts import publish, study_slug
 from tasks.caching import CONTENT_KEY
 from tasks.progress import TaskProgress, artifact_key
 from tasks.retries import RETRY
+from tasks.workers import enter_worker
 
 
 def _run_name() -> str:
@@ -27,6 +28,7 @@ def stage_task(stage: Stage) -> Task[Any, Any]:
 
     def run(request: dict[str, Any], show: bool = True) -> dict[str, Any]:
         asked = StageRequest.from_json(request)
+        enter_worker(asked)
         progress = TaskProgress(asked.label, artifact_key(study_slug(asked), asked.label, "progress"))
         record = ensure(asked, progress)
         if show:

@@ -2,7 +2,6 @@
 
 import logging
 import queue
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,16 @@ from dihal_core.study import (
     study_name,
     units_of,
 )
+from tasks.capacity import units_at_once
+from tasks.dump_help import DumpHelp
 from tasks.links import links
+from tasks.memory import PeakMemory
 from tasks.progress import ProgressArtifact, artifact_key
 from tasks.slots import task_tags
 from tasks.stages import TASKS
 from tasks.stopping import stops_tasks
 
 log = logging.getLogger(__name__)
-
-WORKERS = {"assets": "asset_workers", "geometry": "geometry_workers", "sweep": "sweep_workers"}
-"""Which `compute` setting bounds the units in flight; other stages run one unit at a time."""
 
 
 class StudyRun:
@@ -65,6 +64,7 @@ class StudyRun:
         self.reasons: list[tuple[str, str]] = []
         self.ledger: dict[str, Any] = {"study": study_name(settings), "stages": {}}
         self.started = time.monotonic()
+        self._memory, self._help = PeakMemory(), DumpHelp(settings)
         self._results: list[Any] = []  # kept alive: Prefect draws edges by object id, and freed ids come back
 
     @stops_tasks
@@ -72,7 +72,7 @@ class StudyRun:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
         started = time.monotonic()
         units = units_of(stage, self.settings, self.records)
-        workers = getattr(self.settings.compute, WORKERS[stage]) if stage in WORKERS else 1
+        workers = units_at_once(stage, self.settings)
         pending: list[str | int | None] = list(units) if units is not None else [None]
         flying: dict[str | int | None, tuple[StageRequest, StageRecord | None, PrefectFuture[Any]]] = {}
         done: dict[str | int | None, StageRecord] = {}
@@ -98,6 +98,7 @@ class StudyRun:
             self._show(
                 stage, len(done) + len(self.failed if tolerate_failures else ()), total, started, cached, artifact
             )
+        self._help.wait()
         self.records[stage] = {u: r for u, r in done.items() if u is not None} if units is not None else done[None]
         self.ledger["stages"][self.named(stage)] = {
             "wall_seconds": round(time.monotonic() - started, 2),
@@ -134,6 +135,8 @@ class StudyRun:
             .submit(request.to_json(), show=not self.variant, wait_for=upstream)
         )
         self.futures[stage].append(future)
+        if made is None:
+            self._help.offer(request)
         return request, made, future
 
     def _finish(
@@ -244,7 +247,7 @@ class StudyRun:
     def settle(self) -> None:
         """Complete the ledger."""
         self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
-        self.ledger["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.ledger["peak_memory_bytes"] = self._memory.bytes()
         self.ledger["store_bytes"] = self._store_bytes()
         self.ledger["reasons"] = dict(self.reasons)
 

@@ -7,12 +7,15 @@ Letters: N windows, T positions, M pool rows.
 """
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from dihal_core.activations.amount import describe_amount, require_confirmed
 from dihal_core.activations.archive import archive_group, archive_place, check_place, is_complete
+from dihal_core.activations.gate import DumpGate
 from dihal_core.activations.names import GROUP
 from dihal_core.activations.plan import DumpPlan, candidate_layers, plan_bytes, sample_rows, table_layers
 from dihal_core.activations.run import dump_states
@@ -23,7 +26,7 @@ from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
 from dihal_core.stages import StageContext
-from dihal_core.store import StageStore, require_disk
+from dihal_core.store import StageRecord, StageStore, require_disk
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +46,8 @@ def build_activations(context: StageContext) -> dict[str, Any]:
     settings, inputs, store = context.settings, cast(Any, context.inputs), context.store
     backbone_settings, chosen, compute = settings.backbone, settings.activations, settings.compute
     candidates = candidate_layers(settings.score.first_layer, settings.score.last_layer, backbone_settings.num_layers)
-    windows = load_windows(inputs["corpus"], "train")
-    plan = make_plan(
-        windows, chosen, candidates, backbone_settings.num_layers, backbone_settings.hidden_size, settings.seed
-    )
+    work = make_work(settings, inputs["corpus"], inputs["assets"], store.home, store.key)
+    plan, facts = work.plan, work.facts
     sections = plan_bytes(plan)
     if chosen.store_everything:
         asked = {name: sections[name] for name in ("geom", "full")}
@@ -57,13 +58,8 @@ def build_activations(context: StageContext) -> dict[str, Any]:
     require_disk(store.path, missing, "the dump of hidden states")
     log.info("hidden states of %s: %s; %d bytes to write", backbone_settings.name, describe_amount(sections), missing)
     device = resolve_device(compute.device)
-    facts = {
-        "name": backbone_settings.name,
-        "model_type": backbone_settings.model_type,
-        "dtype": backbone_settings.dtype,
-    }
-    work = Work(backbone_settings, inputs["assets"], settings.seed, chosen.threads, plan, store.home, store.key, facts)
-    with helpers(work, compute.dump_workers - 1, device):
+    own = compute.dump_workers - 1 if compute.runner == "threads" else 0  # else tasks on other workers help
+    with DumpGate(store.home, store.key).open(), helpers(work, own, device):
         use_threads(chosen.threads)
         backbone = load_backbone(backbone_settings, inputs["assets"], device, settings.seed)
         rate = dump_states(backbone, plan, store, facts, context.progress)
@@ -99,6 +95,22 @@ def build_activations(context: StageContext) -> dict[str, Any]:
         "tokens_per_second": rate,
         **verified,
     }
+
+
+def make_work(settings: Any, corpus: StageRecord, assets: Mapping[str, StageRecord], home: Path, key: str) -> Work:
+    """Return what every process that takes part in the dump needs: the same for all of them.
+
+    Raises
+    ------
+    ConfigError
+        If the corpus has fewer windows than asked.
+    """
+    backbone, chosen = settings.backbone, settings.activations
+    candidates = candidate_layers(settings.score.first_layer, settings.score.last_layer, backbone.num_layers)
+    windows = load_windows(corpus, "train")
+    plan = make_plan(windows, chosen, candidates, backbone.num_layers, backbone.hidden_size, settings.seed)
+    facts = {"name": backbone.name, "model_type": backbone.model_type, "dtype": backbone.dtype}
+    return Work(backbone, assets, settings.seed, chosen.threads, plan, home, key, facts)
 
 
 def make_plan(

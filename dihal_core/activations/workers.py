@@ -15,19 +15,17 @@ from typing import Any
 
 import torch
 
+from dihal_core.activations.gate import STAGE, STOP_SECONDS
 from dihal_core.activations.plan import DumpPlan
 from dihal_core.activations.run import dump_states
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import use_threads
 from dihal_core.config import BackboneSettings
 from dihal_core.errors import ResourceError
+from dihal_core.progress import Progress
 from dihal_core.store import StageRecord, StageStore
 
 log = logging.getLogger(__name__)
-
-STAGE = "activations"
-STOP_SECONDS = 60.0
-"""How long a helper may take to end after all units are committed, before it is ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +75,20 @@ def _device_of(device: str, index: int) -> str:
     return f"cuda:{index % gpus}" if gpus > 1 else device
 
 
+def take_part(work: Work, device: str, listen: Progress) -> float:
+    """Make units of a store that another process makes until none is left; return positions per second.
+
+    `listen` hears of every batch, and may raise to end it. Errors are those of `dump_states`.
+    """
+    use_threads(work.threads)
+    store = StageStore(work.home, STAGE, work.key, join=True)
+    backbone = load_backbone(work.backbone, work.assets, device, work.seed)
+    return dump_states(backbone, work.plan, store, work.facts, listen, check=False)
+
+
 def _help(work: Work, device: str, sender: Connection) -> None:
     try:
-        use_threads(work.threads)
-        store = StageStore(work.home, STAGE, work.key, join=True)
-        backbone = load_backbone(work.backbone, work.assets, device, work.seed)
-        dump_states(backbone, work.plan, store, work.facts, _stop_without_parent, check=False)
+        take_part(work, device, _stop_without_parent)
     except Exception as error:  # the parent says it; the dump goes on without this helper
         with contextlib.suppress(OSError):
             sender.send(f"{type(error).__name__}: {error}")

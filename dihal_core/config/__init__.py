@@ -91,6 +91,31 @@ class ComputeSettings(Settings):
     archive_codec: Literal["zstd", "zstd-9", "blosc-lz4", "blosc-zstd", "gzip", "none"] = Field(
         "zstd", description="Lossless codec of that copy; tests/benchmarks/RESULTS.md compares them."
     )
+    runner: Literal["threads", "dask", "ray"] = Field(
+        "threads",
+        description="What computes the task runs: threads of the flow's own process, or the workers of a Dask or Ray "
+        "cluster; changes no number.",
+    )
+    runner_address: str | None = Field(
+        None,
+        min_length=1,
+        description="Address of a running cluster; null: a local one that lives as long as the flow.",
+    )
+    runner_workers: int = Field(
+        2,
+        ge=1,
+        le=1024,
+        description="Worker processes of a local cluster; on a cluster with an address: units in flight.",
+    )
+
+    @model_validator(mode="after")
+    def _address_has_a_cluster(self) -> "ComputeSettings":
+        if self.runner_address is not None and self.runner == "threads":
+            raise ValueError(
+                f"compute.runner_address {self.runner_address!r} names a cluster but compute.runner is threads; set "
+                "compute.runner=dask or compute.runner=ray, or leave the address out"
+            )
+        return self
 
 
 class StudySettings(Settings):

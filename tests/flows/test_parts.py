@@ -15,7 +15,7 @@ from flows.cli import main
 from flows.compare import compare
 from flows.evaluation import evaluate
 from flows.locate import locate
-from flows.opening import MAX_TASKS
+from flows.options import MAX_TASKS
 from flows.replace import replace
 from flows.sensitivity import sensitivity
 from flows.study import full_study
