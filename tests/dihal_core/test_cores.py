@@ -14,7 +14,8 @@ def test_the_profiles_for_two_cores_ask_for_no_more_than_two_threads(profile):
 def test_too_many_dump_processes_are_named_with_the_setting_to_lower():
     overrides = {"compute.dump_workers": 8, "activations.threads": 2, "compute.device": "cpu"}
     told = crowded(load_study("quickstart", overrides=overrides), cores=4)
-    assert told is not None and told.startswith("the dump asks for 8 processes x 2 threads each on 4 cores")
+    assert told is not None
+    assert told.startswith("the dump asks for 8 processes x 2 threads each on 4 cores")
     assert crowded(load_study("quickstart", overrides=overrides), cores=16) is None
     assert crowded(load_study("quickstart", overrides={**overrides, "compute.device": "cuda"}), cores=4) is None
 

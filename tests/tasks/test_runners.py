@@ -8,6 +8,7 @@ import pytest
 from prefect import Flow
 
 import flows
+from dihal_core.cores import usable_cores
 from dihal_core.errors import ConfigError, ResourceError
 from dihal_core.profiles import load_study
 from dihal_core.requests import make_request
@@ -15,7 +16,7 @@ from dihal_core.stages import STAGES
 from dihal_core.study import study_name
 from flows.cli import main
 from tasks import engines
-from tasks.capacity import cores, units_at_once
+from tasks.capacity import units_at_once
 from tasks.runners import CLUSTERS, StudyTaskRunner
 from tasks.workers import check_same_code
 
@@ -63,7 +64,7 @@ def test_units_side_by_side_use_no_more_cores_than_there_are():
     assert [units_at_once("geometry", wide, available) for available in (1, 2, 5, 64)] == [1, 1, 2, 8]
     assert units_at_once("score", wide, 64) == 1
     assert units_at_once("evaluate", load_study("smoke"), 64) == 1
-    assert units_at_once("sweep", load_study("smoke")) == min(2, cores())
+    assert units_at_once("sweep", load_study("smoke")) == min(2, usable_cores())
     cluster = load_study("smoke", overrides={"compute.runner": "dask", "compute.runner_workers": 6})
     assert [units_at_once(stage, cluster, 4) for stage in ("geometry", "sweep", "evaluate", "assets")] == [4, 4, 4, 6]
     remote = load_study(
