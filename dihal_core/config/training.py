@@ -34,7 +34,11 @@ class TrainingSettings(Settings):
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up (ours).")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (ours).")
     gradient_clip: float = Field(1.0, gt=0, description="Global norm (ours).")
-    autocast: Literal["bfloat16", "float32"] = Field("bfloat16", description="Forward dtype of the bridge (ours).")
+    autocast: Literal["bfloat16", "float32"] = Field(
+        "bfloat16",
+        description="Dtype of the bridge's matrix products, forward and backward; weights, losses and optimiser stay "
+        "float32 (ours).",
+    )
     ema_decay: float | None = Field(
         None,
         gt=0,

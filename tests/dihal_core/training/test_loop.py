@@ -149,6 +149,18 @@ def test_bfloat16_autocast_trains_to_about_the_same_loss(make_arms, source, trai
     assert ends[0] == pytest.approx(ends[1], rel=0.02)
 
 
+@pytest.mark.parametrize(("autocast", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_autocast_is_of_the_products_alone(make_arms, source, training, autocast, dtype):
+    arm, products = make_arms("bridge")["bridge"], set()
+    arm.context.enter.register_forward_hook(lambda module, given, out: products.add(out.dtype))
+    settings = training.model_copy(update={"autocast": autocast, "epochs": 0.2})
+    runs = train({"bridge": arm}, source, TRAIN, settings, 0, "layer 2")
+    assert products == {dtype}
+    assert {parameter.dtype for parameter in arm.parameters()} == {torch.float32}
+    state = runs["bridge"].optimizers.state()
+    assert {value.dtype for name, value in state.items() if not name.endswith("|step")} == {torch.float32}
+
+
 def test_weights_that_left_the_numbers_never_replace_the_last_good_checkpoint(make_arms, source, training, tmp_path):
     """The loss was finite, the update was not: observed at step 6, before that checkpoint is written."""
     arms, calls = make_arms("bridge"), []
