@@ -28,7 +28,7 @@ SECTION = "remote"
 """Key under which the committed manifest holds what only a remote home needs."""
 TRANSFERS = 8
 """Objects in flight at once."""
-TRUSTED_SECONDS = 30.0
+TRUSTED_SECONDS = 120.0
 """A store found complete is not looked at again for this long."""
 LARGE_BYTES = 10**8
 
@@ -134,7 +134,10 @@ class RemoteHome:
         committed = dump_json({**manifest, SECTION: {"folder": folder, "etags": etags}})
         self.forget(stage, key)
         if there.state == "damaged":
+            replaced = self._committed_folder(stage, key)
             self.objects.write(f"{stage}/{key}/{MANIFEST}", committed)
+            if replaced not in (None, folder):
+                self.objects.remove(self.objects.listing(f"{stage}/{key}/{replaced}"))
         elif not self.objects.create(f"{stage}/{key}/{MANIFEST}", committed):
             first = self.inspect(stage, key, fresh=True)
             if first.state == "intact":
@@ -202,14 +205,21 @@ class RemoteHome:
     def withdraw(self, stage: str, key: str) -> None:
         """Take a store away: its manifest first, then the objects it names (never another attempt's)."""
         self.forget(stage, key)
-        data = self.objects.read(f"{stage}/{key}/{MANIFEST}")
+        folder = self._committed_folder(stage, key)
         self.objects.remove([f"{stage}/{key}/{MANIFEST}"])
-        try:
-            folder = str(json.loads(data or b"")[SECTION]["folder"])
-        except (ValueError, KeyError, TypeError):
-            return
-        if folder.startswith("v-"):
+        if folder is not None:
             self.objects.remove(self.objects.listing(f"{stage}/{key}/{folder}"))
+
+    def is_there(self, stage: str, key: str) -> bool:
+        """Say whether a manifest is there, without looking at the objects it names."""
+        return (stage, key) in self._trusted or self.objects.stat(f"{stage}/{key}/{MANIFEST}") is not None
+
+    def _committed_folder(self, stage: str, key: str) -> str | None:
+        try:
+            folder = str(json.loads(self.objects.read(f"{stage}/{key}/{MANIFEST}") or b"")[SECTION]["folder"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        return folder if folder.startswith("v-") and is_inside(folder) else None
 
     def manifests(self, stage: str) -> dict[str, dict[str, Any]]:
         """Return `{key: manifest}` of every readable store of a stage."""

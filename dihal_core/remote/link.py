@@ -75,11 +75,10 @@ def is_present(record: StageRecord) -> bool:
     """Say whether the store of a record is there, without fetching it."""
     if not is_address(record.uri):
         return record.path.is_dir()
-    from dihal_core.remote import copies
+    from dihal_core.remote import copies, home
 
     address, stage, key = copies.split_uri(record.uri)
-    status = copies.inspect(address, working_copy(address), stage, key, full=False)
-    return status.state in ("intact", "unpublished")
+    return home.remote_home(address).is_there(stage, key)
 
 
 def read_manifest(record: StageRecord) -> dict[str, Any]:

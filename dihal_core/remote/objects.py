@@ -1,6 +1,8 @@
 """Reading and writing objects under one address: every upload is compared, every failure explained."""
 
 import dataclasses
+import errno
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -89,9 +91,7 @@ class Objects:
             return False
         if self.protocol in CONDITIONAL_PUT:
             try:
-                insist(
-                    self.address, f"writing {name}", lambda: self._fs.pipe_file(self._path(name), data, mode="create")
-                )
+                insist(self.address, f"writing {name}", lambda: self._put_new(name, data))
             except FileExistsError:
                 return self.read(name) == data  # an attempt whose answer was lost may have put it
             except FileNotFoundError as error:
@@ -99,6 +99,14 @@ class Objects:
             return True
         self.write(name, data)
         return True
+
+    def _put_new(self, name: str, data: bytes) -> None:
+        try:
+            self._fs.pipe_file(self._path(name), data, mode="create")
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            self._put(name, data)  # an older server that knows no conditional PUT
 
     def upload(self, path: Path, name: str, sha256: str) -> Found:
         """Put a file (in parts if it is large) and make sure that the object holds its bytes.
@@ -139,8 +147,6 @@ class Objects:
         return (found.etag != "" and found.etag == expected_etag(path)) or self._sha256(name) == sha256
 
     def _sha256(self, name: str) -> str:
-        import hashlib
-
         total = hashlib.sha256()
         with self._fs.open(self._path(name), "rb") as handle:
             while block := handle.read(2**23):

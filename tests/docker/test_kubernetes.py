@@ -64,6 +64,17 @@ def test_a_deployment_adds_to_the_environment_and_the_shared_store_stays(templat
     assert container(manifest)["resources"]["limits"]["nvidia.com/gpu"] == 0
 
 
+def test_credentials_can_come_from_a_prefect_block_and_the_deployment_holds_a_reference_only(template, prefect_server):
+    from prefect.blocks.system import Secret
+
+    name = f"dihal-{uuid.uuid4().hex[:8]}"
+    Secret(value="drawn-for-this-test").save(name)
+    reference = {"env": {"AWS_SECRET_ACCESS_KEY": f"{{{{ prefect.blocks.secret.{name} }}}}"}}
+    environment = {item["name"]: item.get("value") for item in container(render(template, reference))["env"]}
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "drawn-for-this-test"
+    assert "drawn-for-this-test" not in json.dumps(reference)
+
+
 def test_every_placeholder_is_a_variable_and_every_variable_is_used(template):
     text = json.dumps(template["job_configuration"])
     variables = template["variables"]["properties"]

@@ -77,6 +77,9 @@ def test_a_study_on_s3_has_the_digests_of_a_local_one_and_is_cached_for_another_
     assert main(["verify", "--home", bucket, "score/"]) == 0
     assert "every SHA-256 and the digest" in capsys.readouterr().out
 
+    assert main(["generate", "--home", bucket, "Where", "--max-new-tokens", "2"]) == 0
+    assert "Where" in capsys.readouterr().out
+
     written = b"".join(filesystem.cat_file(path) for path in filesystem.find(bucket))
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for secret in (b"AKIATESTDIHAL", b"not-to-be-seen-anywhere"):
