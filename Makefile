@@ -79,7 +79,7 @@ bench: $(STAMP)-test
 
 ## make coverage   coverage of dihal_core by its own fast tests; fails below 90 %
 coverage: $(STAMP)-test
-	@$(BIN)/python -m pytest tests/dihal_core tests/crash/test_dump_drills.py --cov=dihal_core --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/python -m pytest tests/dihal_core --cov=dihal_core --cov-report=term:skip-covered --cov-fail-under=90
 
 ## make ci         check, test, test-slow and one quickstart, with the minutes each took
 ci:

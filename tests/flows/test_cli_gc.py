@@ -5,7 +5,10 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
+from dihal_core.profiles import load_study
+from dihal_core.runner import ensure
 from dihal_core.store import StageStore
+from dihal_core.study import pin_settings, request_for
 from flows import retention, server
 from flows.cli import main
 
@@ -30,6 +33,23 @@ def test_gc_lists_and_removes_only_when_told(unused, tmp_path, capsys):
     assert row["removed"]
     assert row["kind"] == "store"
     assert not unused.path.exists()
+
+
+def test_real_stores_are_followed_through_their_manifests(tmp_path, capsys):
+    settings = pin_settings(load_study("smoke"), ask_hub=False)
+    records: dict = {"assets": {}}
+    for stage in ("corpus", "activations"):
+        records[stage] = ensure(request_for(stage, settings, tmp_path, records))
+    result = tmp_path / "studies" / "smoke" / "study.json"
+    result.parent.mkdir(parents=True)
+    dump = records["activations"]
+    result.write_text(json.dumps({"records": [{"stage": dump.stage, "key": dump.key}]}))
+    assert main(["gc", "--home", str(tmp_path), "--older-than", "0", "--delete"]) == 0
+    assert "is needed by a study" in capsys.readouterr().out
+    result.unlink()
+    assert main(["gc", "--home", str(tmp_path), "--older-than", "0", "--delete"]) == 0
+    assert "removed 2 of 2" in capsys.readouterr().out
+    assert not dump.path.exists()
 
 
 @pytest.mark.parametrize(

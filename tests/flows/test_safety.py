@@ -7,6 +7,7 @@ from dihal_core.errors import ConfigError
 from dihal_core.profiles import load_study
 from dihal_core.study import study_folder
 from flows import safety
+from flows.study import full_study
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,11 @@ def test_secrets_of_the_environment_never_pass_a_log_handler(monkeypatch):
     assert f"asked with {safety.HIDDEN} and short" in written
     assert f"Bearer {safety.HIDDEN}" in written
     assert "Traceback" in written
+
+
+def test_a_run_of_a_deployment_is_held_to_the_permissions(prefect_server, home, monkeypatch):
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a-deployment")
+    state = full_study(profile="smoke", overrides={"compute.archive_url": "/etc/dihal"}, return_state=True)
+    assert state.name == "Failed"
+    assert "lies outside DIHAL_HOME" in state.message
+    assert not (home / "corpus").exists()
