@@ -49,6 +49,10 @@ class Regressor(TrainedArm):
         """Correct each token's base given its context; `steps` and `noise` play no part."""
         return self._refine(context_BTC, condition_BTD, base_BTD)
 
+    def refiner(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return (context, condition, base) -> state."""
+        return self._refine
+
     def row_errors(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Squared error of the estimate; no noise, so every state counts as t = 1."""
         error_BT = (self.correct(batch.condition_BTD, batch.base_BTD) - batch.target_BTD).square().mean(dim=-1)
