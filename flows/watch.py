@@ -12,6 +12,7 @@ from dihal_core.errors import ConfigError, NetworkError
 from dihal_core.store import resolve_home
 from dihal_core.watching import hub_revision, memory_path, remember, remembered, study_parameters, watched
 from flows.opening import show_core_logs
+from flows.options import flow_options
 
 
 @flow(name="dihal-watch", **flow_options("watch"))

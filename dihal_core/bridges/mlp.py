@@ -89,6 +89,15 @@ class MlpBridge(TrainedArm):
                 x_BTD = posterior_mean(x_BTD, estimate_BTD, t, t_next) + deviation * noise(draw)
         return estimate_BTD
 
+    def refiner(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return (context, condition, base) -> state: `decode` of one step, the time's share computed once."""
+        time_C = self.time_in(time_features(torch.ones(1, device=self.time_in.weight.device)))
+
+        def refine(context_BTC: Tensor, condition_BTD: Tensor, base_BTD: Tensor) -> Tensor:
+            return base_BTD + self.denoiser(base_BTD, condition_BTD, context_BTC, F.silu(context_BTC + time_C))
+
+        return refine
+
     def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
         """Draw t = 1 with the endpoint probability, else uniform times, and the noise."""
         t_BT1 = training_times(generator, (*mask_BT.shape, 1), self.settings.endpoint_probability)

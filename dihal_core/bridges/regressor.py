@@ -49,6 +49,10 @@ class Regressor(TrainedArm):
         """Correct each token's base given its context; `steps` and `noise` play no part."""
         return self._refine(context_BTC, condition_BTD, base_BTD)
 
+    def refiner(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return (context, condition, base) -> state."""
+        return self._refine
+
     def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
         """Draw nothing: no noise, and every state counts as t = 1."""
         return Draws.without_noise(torch.ones(mask_BT.shape, device=mask_BT.device))

@@ -14,11 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dihal_core.bridges.context import CausalTransformer, rotary_at, rotate
 from dihal_core.bridges.frame import Arm
+from dihal_core.bridges.memory import ContextMemory, Slots
 from dihal_core.bridges.processes import position_noise
 
 SEQUENCE = 0
@@ -30,9 +29,17 @@ class Stream(abc.ABC):
 
     def __init__(self, arm: Any, steps: int, seed: int):
         self.arm, self.steps, self.seed = arm, steps, seed
-        self.length_B: Tensor | None = None
-        self.longest = 0
-        """Largest of `length_B`, kept as int so that no step waits for a device."""
+        self.rows, self.longest = 0, 0
+        """B and the largest of `length_B`, as int so that no step waits for a device."""
+        self._length_B: Tensor | None = None
+        """None while every row has `longest` positions."""
+
+    @property
+    def length_B(self) -> Tensor | None:
+        """Positions of every row, None before the first."""
+        if self._length_B is None and self.rows:
+            return torch.full((self.rows,), self.longest)
+        return self._length_B
 
     def extend(self, embeddings_BtD: Tensor, count_B: Tensor | None = None) -> Tensor:
         """Return hidden_BtD, float32 in backbone scale, of the next positions of every row.
@@ -45,57 +52,45 @@ class Stream(abc.ABC):
             Real tokens per row, at least 1; what stands behind them is ignored and forgotten. All t by default.
         """
         B, t, _ = embeddings_BtD.shape
-        device = embeddings_BtD.device
-        length_B = torch.zeros(B, dtype=torch.long, device=device) if self.length_B is None else self.length_B
-        positions_Bt = length_B[:, None] + torch.arange(t, device=device)
+        even = count_B is None and self._length_B is None
         with torch.no_grad():
-            hidden_BtD = self._extend(embeddings_BtD, positions_Bt, self.longest + t, count_B)
-        self.length_B = length_B + (t if count_B is None else count_B)
-        self.longest = self.longest + t if count_B is None else int(self.length_B.max())
+            if t == 1 and even and self.rows == B:
+                hidden_BtD, length_B = self._step(embeddings_BtD), None
+            else:
+                seen_B = torch.zeros(B, dtype=torch.long) if self.length_B is None else self.length_B
+                seen_B = seen_B.to(embeddings_BtD.device)
+                positions_Bt = seen_B[:, None] + torch.arange(t, device=seen_B.device)
+                hidden_BtD = self._extend(embeddings_BtD, positions_Bt, self.longest + t, count_B)
+                length_B = None if even else seen_B + (t if count_B is None else count_B)
+        self.longest = self.longest + t if count_B is None or length_B is None else int(length_B.max())
+        self.rows, self._length_B = B, length_B
         return hidden_BtD
 
     def select(self, index_R: Tensor) -> None:
         """Keep rows `index_R`, in this order; a row may be named several times (beams, repeats)."""
-        if self.length_B is not None:
-            self.length_B = self.length_B[index_R.to(self.length_B.device)]
-            self._select(index_R.to(self.length_B.device))
+        if self.rows:
+            self.rows = len(index_R)
+            self._length_B = None if self._length_B is None else self._length_B[index_R.to(self._length_B.device)]
+            self._select(index_R)
 
     def reset(self) -> None:
         """Forget the prefix."""
-        self.length_B, self.longest = None, 0
+        self.rows, self.longest, self._length_B = 0, 0, None
         self._reset()
 
     @abc.abstractmethod
     def _extend(self, embeddings_BtD: Tensor, positions_Bt: Tensor, used: int, count_B: Tensor | None) -> Tensor: ...
+
+    def _step(self, embeddings_B1D: Tensor) -> Tensor:
+        """Extend rows of one length by one position; the common case, which an arm may do with less ado."""
+        positions_B1 = torch.full((self.rows, 1), self.longest, device=embeddings_B1D.device)
+        return self._extend(embeddings_B1D, positions_B1, self.longest + 1, None)
 
     @abc.abstractmethod
     def _select(self, index_R: Tensor) -> None: ...
 
     @abc.abstractmethod
     def _reset(self) -> None: ...
-
-
-class Slots:
-    """A tensor (B, S, ..) that grows by doubling and is written row by row at given positions."""
-
-    def __init__(self) -> None:
-        self.data: Tensor | None = None
-
-    def write(self, positions_Bt: Tensor, values: Tensor, used: int) -> Tensor:
-        """Store `values` (B, t, ..) at `positions_Bt` and return the first `used` slots, zero where nothing was."""
-        data = self.data
-        if data is None or data.shape[1] < used:
-            capacity = used if data is None else 2 * used
-            grown = values.new_zeros(values.shape[0], capacity, *values.shape[2:])
-            if data is not None:
-                grown[:, : data.shape[1]] = data
-            self.data = data = grown
-        data[torch.arange(len(values), device=values.device)[:, None], positions_Bt] = values
-        return data[:, :used]
-
-    def select(self, index_R: Tensor) -> None:
-        """Keep rows `index_R`."""
-        self.data = None if self.data is None else self.data[index_R]
 
 
 class RecomputeStream(Stream):
@@ -118,48 +113,6 @@ class RecomputeStream(Stream):
         self._embeddings = Slots()
 
 
-class ContextMemory:
-    """Keys and values of a causal context transformer, so that a new token attends to what is stored."""
-
-    def __init__(self, transformer: CausalTransformer):
-        self.transformer = transformer
-        self.keys = [Slots() for _ in transformer.blocks]
-        self.values = [Slots() for _ in transformer.blocks]
-
-    def extend(self, condition_BtD: Tensor, positions_Bt: Tensor, used: int) -> Tensor:
-        """Return context_BtC of new positions and remember their keys and values."""
-        seen_BtS = torch.arange(used, device=positions_Bt.device) <= positions_Bt[..., None]
-        x_BtC = self.transformer.enter(condition_BtD)
-        for block, keys, values in zip(self.transformer.blocks, self.keys, self.values, strict=True):
-            x_BtC = _extend_block(block, x_BtC, keys, values, positions_Bt, seen_BtS)
-        return self.transformer.norm(x_BtC)
-
-    def select(self, index_R: Tensor) -> None:
-        """Keep rows `index_R`."""
-        for slots in (*self.keys, *self.values):
-            slots.select(index_R)
-
-
-def _extend_block(
-    block: Any, x_BtC: Tensor, keys: Slots, values: Slots, positions_Bt: Tensor, seen_BtS: Tensor
-) -> Tensor:
-    """Run one `CausalBlock` on new positions; slots behind a row's position are masked."""
-    B, t, C = x_BtC.shape
-    qkv = block.qkv(block.attention_norm(x_BtC)).view(B, t, 3, block.heads, C // block.heads)
-    query_BHtK, key_BHtK, value_BHtK = qkv.permute(2, 0, 3, 1, 4)
-    cos, sin = rotary_at(positions_Bt, C // block.heads, x_BtC)
-    table = cos[:, None], sin[:, None]
-    used = seen_BtS.shape[-1]
-    key_BSHK = keys.write(positions_Bt, rotate(key_BHtK, table).transpose(1, 2), used)
-    value_BSHK = values.write(positions_Bt, value_BHtK.transpose(1, 2), used)
-    mixed_BHtK = F.scaled_dot_product_attention(
-        rotate(query_BHtK, table), key_BSHK.transpose(1, 2), value_BSHK.transpose(1, 2), attn_mask=seen_BtS[:, None]
-    )
-    x_BtC = x_BtC + block.attention_out(mixed_BHtK.transpose(1, 2).reshape(B, t, C))
-    gate, up = block.gate_up(block.feedforward_norm(x_BtC)).chunk(2, dim=-1)
-    return x_BtC + block.down(F.silu(gate) * up)
-
-
 class Recent:
     """The last few values (B, n, ..) of every row; zero where a row has not had so many."""
 
@@ -180,16 +133,23 @@ class Recent:
         self.data = joined.gather(1, last_Bn[..., None].expand(-1, -1, X))
         return joined
 
+    def push(self, value_B1X: Tensor) -> Tensor:
+        """`join` of one more value to rows that all have some."""
+        assert self.data is not None
+        joined = torch.cat([self.data, value_B1X], dim=1)
+        self.data = joined[:, 1:]
+        return joined
+
     def select(self, index_R: Tensor) -> None:
         """Keep rows `index_R`."""
-        self.data = None if self.data is None else self.data[index_R]
+        self.data = None if self.data is None else self.data[index_R.to(self.data.device)]
 
 
-class TokenwiseStream(Stream):
-    """An arm that is token-wise given ridge base and causal context: `decode(context, condition, base, steps, noise)`.
+class ContextStream(Stream):
+    """An arm that reads ridge base, condition and causal context of a token: it keeps what those need of the prefix.
 
-    It keeps the last J - 1 condition states and the context's keys and values; the sampler runs on the
-    new positions alone, with the noise that belongs to them.
+    That is the last J - 1 condition states and the context's keys and values; the sampler runs on the new
+    positions alone, with the noise that belongs to them.
     """
 
     def __init__(self, arm: Any, steps: int, seed: int):
@@ -210,6 +170,52 @@ class TokenwiseStream(Stream):
         hidden_BtD = frame.target.inverse(standardised_BtD)
         return torch.where(positions_Bt[..., None] == 0, frame.sink_D, hidden_BtD)
 
+    @abc.abstractmethod
+    def _decode(
+        self,
+        context_BtC: Tensor,
+        condition_BtD: Tensor,
+        base_BtD: Tensor,
+        positions_Bt: Tensor,
+        count_B: Tensor | None,
+        noise: Callable[[int], Tensor],
+    ) -> Tensor: ...
+
+    def _noise(self, start_B: Tensor, positions: int, width: int) -> Callable[[int], Tensor]:
+        def draw_noise(draw: int) -> Tensor:
+            starts = start_B.tolist()
+            rows = {
+                start: torch.from_numpy(position_noise(self.seed, SEQUENCE, draw, positions, width, start))
+                for start in set(starts)
+            }
+            return torch.stack([rows[start] for start in starts]).to(self.arm.frame.sink_D.device)
+
+        return draw_noise
+
+    def _select(self, index_R: Tensor) -> None:
+        self._memory.select(index_R)
+        self._conditions.select(index_R)
+
+
+class TokenwiseStream(ContextStream):
+    """An arm that is token-wise given ridge base and causal context: `decode(context, condition, base, steps, noise)`."""
+
+    def _reset(self) -> None:
+        super()._reset()
+        with torch.no_grad():
+            self._refine = self.arm.refiner()
+
+    def _step(self, embeddings_B1D: Tensor) -> Tensor:
+        frame, position = self.arm.frame, self.longest
+        condition_B1D = frame.condition(embeddings_B1D)
+        features_BF = self._conditions.push(condition_B1D).flip(1).flatten(1)  # newest first, as `lagged` has them
+        base_B1D = torch.addmm(frame.ridge.bias_D, features_BF, frame.ridge.weight_FD)[:, None]
+        context_B1C = self._memory.step(condition_B1D, position)
+        if self.steps == 1:
+            return frame.target.inverse(self._refine(context_B1C, condition_B1D, base_B1D))
+        noise = self._noise(torch.full((self.rows,), position), 1, frame.width)
+        return frame.target.inverse(self.arm.decode(context_B1C, condition_B1D, base_B1D, self.steps, noise))
+
     def _decode(
         self,
         context_BtC: Tensor,
@@ -221,23 +227,8 @@ class TokenwiseStream(Stream):
     ) -> Tensor:
         return self.arm.decode(context_BtC, condition_BtD, base_BtD, self.steps, noise)
 
-    def _noise(self, start_B: Tensor, positions: int, width: int) -> Callable[[int], Tensor]:
-        def draw_noise(draw: int) -> Tensor:
-            starts = start_B.tolist()
-            rows = {
-                start: torch.from_numpy(position_noise(self.seed, SEQUENCE, draw, positions, width, start))
-                for start in set(starts)
-            }
-            return torch.stack([rows[start] for start in starts]).to(start_B.device)
 
-        return draw_noise
-
-    def _select(self, index_R: Tensor) -> None:
-        self._memory.select(index_R)
-        self._conditions.select(index_R)
-
-
-class UnetStream(TokenwiseStream):
+class UnetStream(ContextStream):
     """The `unet` bridge: it also keeps the last W - 1 context states, which a new token's latent attends to."""
 
     def _reset(self) -> None:

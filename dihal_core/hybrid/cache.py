@@ -55,8 +55,8 @@ class HybridCache(DynamicCache):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row `repeats` times."""
         super().batch_repeat_interleave(repeats)
-        if self.stream.length_B is not None:
-            self._select(torch.arange(len(self.stream.length_B)).repeat_interleave(repeats))
+        if self.stream.rows:
+            self._select(torch.arange(self.stream.rows).repeat_interleave(repeats))
 
     def reset(self) -> None:
         """Forget everything."""

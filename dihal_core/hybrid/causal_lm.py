@@ -14,7 +14,7 @@ tokens (`do_sample`) is transformers' and follows torch's own seed.
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,7 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
         self.arm = arm.eval().requires_grad_(False)
         self.embedder, self.suffix = backbone.parts(config.layer)
         self._backbone = backbone
+        self._plain_embedding = is_plain_embedding(self.embedder, backbone)
         self.generation_config = GenerationConfig(
             bos_token_id=config.separator_token_id,
             eos_token_id=config.eos_token_id,
@@ -217,9 +218,8 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, Tensor | None]:
         """Return states of columns that follow others, and their positions where rows are padded."""
         B, T = input_ids.shape
-        seen_B = cache.stream.length_B
-        if seen_B is None or len(seen_B) != B:
-            raise ConfigError(f"input_ids has {B} rows, the cache has {0 if seen_B is None else len(seen_B)}")
+        if cache.stream.rows != B:
+            raise ConfigError(f"input_ids has {B} rows, the cache has {cache.stream.rows}")
         first_B = None if rows is None else rows.first_B
         same = (
             first_B is cache.first_B
@@ -228,12 +228,17 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
         )
         if attention_mask is not None and not same:
             raise ConfigError("attention_mask differs from the one the cache was started with; start a new cache")
+        if self._plain_embedding and cache.first_B is None:
+            return cache.stream.extend(self._embed(input_ids, None)), None
+        seen_B = cast(Tensor, cache.stream.length_B).to(input_ids.device)
         positions_BT = seen_B[:, None] + torch.arange(T, device=seen_B.device)
         hidden_BTD = cache.stream.extend(self._embed(input_ids, positions_BT))
         return hidden_BTD, None if cache.first_B is None else positions_BT
 
     def _embed(self, input_ids: Tensor, positions_BT: Tensor | None) -> Tensor:
         with torch.no_grad():
+            if self._plain_embedding:
+                return self.get_input_embeddings()(input_ids)
             return self.embedder(input_ids=input_ids, position_ids=positions_BT, use_cache=False).last_hidden_state
 
     def _require_separator(self, input_ids: Tensor, rows: Rows | None) -> None:
@@ -269,6 +274,18 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
 
 SAVE_OPTIONS = frozenset({"max_shard_size", "safe_serialization", "is_main_process"})
 """Options of `save_pretrained` that change nothing here: one safetensors file is always written."""
+
+
+@torch.no_grad()
+def is_plain_embedding(embedder: Any, backbone: Backbone) -> bool:
+    """Say whether state 0 is the token embedding's own output, so that no mask or position need be made for it.
+
+    Asked of the model, not of its name: GPT-2 adds positions, Gemma 2 scales after the lookup.
+    """
+    tokens_BT = torch.arange(min(4, backbone.vocab_size), device=backbone.device)[None]
+    embeddings_BTD = backbone.model.get_input_embeddings()(tokens_BT)
+    found = embedder(input_ids=tokens_BT, position_ids=tokens_BT + 5, use_cache=False).last_hidden_state
+    return torch.equal(found.to(embeddings_BTD.device), embeddings_BTD)
 
 
 def require_hybrid_layer(layer: Any, backbone: Backbone) -> None:

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_generation.py --home runs --layers 1 2 3 4 5 6
 
-Reads the bridges of a finished study's sweep. All models are timed in turn in every round, so that a busy
-machine slows all of them; a ratio is taken within a round, and the median over rounds is shown with the
+Reads the bridges of a finished study's sweep. The full backbone (with its KV cache) is timed right beside
+every hybrid, so that a busy machine slows both; a ratio is taken of two neighbours, in wall seconds and in
+CPU seconds (which a neighbour on the same cores moves less), and the median over rounds is shown with the
 smallest and largest. One row of text: this is latency, where weights are read once per token.
 """
 
@@ -29,16 +30,18 @@ from dihal_core.store import resolve_home
 
 
 @torch.inference_mode()
-def decode_seconds(model: torch.nn.Module, prompt_BT: torch.Tensor, tokens: int, **options: object) -> float:
-    """Return seconds per token of greedy decoding after the prompt was read."""
+def decode_seconds(
+    model: torch.nn.Module, prompt_BT: torch.Tensor, tokens: int, **options: object
+) -> tuple[float, float]:
+    """Return wall and CPU seconds per token of greedy decoding after the prompt was read."""
     cache = None if isinstance(model, DiHALForCausalLM) else DynamicCache(config=model.config)
     output = model(prompt_BT, past_key_values=cache, use_cache=True, logits_to_keep=1, **options)
     next_B1 = output.logits[:, -1:].argmax(-1)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     for _ in range(tokens):
         output = model(next_B1, past_key_values=output.past_key_values, use_cache=True, **options)
         next_B1 = output.logits[:, -1:].argmax(-1)
-    return (time.perf_counter() - started) / tokens
+    return (time.perf_counter() - started) / tokens, (time.process_time() - busy) / tokens
 
 
 @torch.inference_mode()
@@ -96,51 +99,48 @@ def main() -> int:
     prompt_BT = window_BT[:1, : arguments.prompt_tokens]
     teacher: list[float] = []
     whole: list[float] = []
-    found = {layer: {name: [] for name in ("one", "four", "bridge", "whole", "ms")} for layer in hybrids}
+    found = {layer: {name: [] for name in ("one", "cpu", "four", "bridge", "whole", "ms")} for layer in hybrids}
     started = time.perf_counter()
     for turn in range(arguments.rounds + 1):  # the first round warms up and is not counted
         if turn > 3 and time.perf_counter() - started > arguments.seconds:
             break
-        full = decode_seconds(backbone.model, prompt_BT, arguments.tokens)
         full_whole = whole_seconds(lambda x: backbone.logits(backbone.final(x)), window_BT)
-        rows = {
-            layer: (
-                decode_seconds(model, prompt_BT, arguments.tokens, sampling_steps=1),
-                decode_seconds(model, prompt_BT, arguments.tokens, sampling_steps=4),
-                bridge_seconds(model, prompt_BT, arguments.tokens, 1),
-                whole_seconds(lambda x, model=model: model(x).logits, window_BT),
-            )
-            for layer, model in hybrids.items()
-        }
-        if turn == 0:
-            continue
-        teacher.append(full)
-        whole.append(full_whole)
-        for layer, (one, four, bridge, window) in rows.items():
+        for layer, model in hybrids.items():
+            full, full_cpu = decode_seconds(backbone.model, prompt_BT, arguments.tokens)
+            one, one_cpu = decode_seconds(model, prompt_BT, arguments.tokens, sampling_steps=1)
+            four, _ = decode_seconds(model, prompt_BT, arguments.tokens, sampling_steps=4)
+            bridge = bridge_seconds(model, prompt_BT, arguments.tokens, 1)
+            window = whole_seconds(lambda x, model=model: model(x).logits, window_BT)
+            if turn == 0:
+                continue
             row = found[layer]
             row["one"].append(one / full)
+            row["cpu"].append(one_cpu / full_cpu)
             row["four"].append(four / full)
             row["bridge"].append(1e3 * bridge)
             row["whole"].append(window / full_whole)
             row["ms"].append(1e3 * one)
+            teacher.append(full)
+        if turn:
+            whole.append(full_whole)
     result = {
         "backbone": settings.backbone.name,
         "threads": arguments.threads,
-        "rounds": len(teacher),
+        "rounds": len(whole),
         "full_ms_per_token": spread([1e3 * value for value in teacher]),
         "full_ms_per_token_whole_windows": spread([1e3 * value for value in whole]),
         "layers": {layer: {name: spread(values) for name, values in row.items()} for layer, row in found.items()},
     }
     print(
-        f"{settings.backbone.name}, {arguments.threads} threads, {len(teacher)} rounds: full backbone "
+        f"{settings.backbone.name}, {arguments.threads} threads, {len(whole)} rounds: full backbone "
         f"{result['full_ms_per_token']['median']:.2f} ms per generated token"
     )
-    print("layer  ms/token  ratio to full (1 step)      ratio (4 steps)  bridge alone ms  ratio, whole windows 2x128")
+    print("layer  ms/token  ratio to full (1 step)  in CPU seconds  4 steps  bridge alone ms  whole windows 2x128")
     for layer, row in result["layers"].items():
         one = row["one"]
         print(
             f"{layer:>5}  {row['ms']['median']:>8.2f}  {one['median']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-            f"{'':>8}  {row['four']['median']:.3f}{'':>12}  {row['bridge']['median']:.2f}{'':>12}  "
+            f"{'':>4}  {row['cpu']['median']:<14.3f}  {row['four']['median']:<7.3f}  {row['bridge']['median']:<15.2f}  "
             f"{row['whole']['median']:.3f}"
         )
     if arguments.json is not None:

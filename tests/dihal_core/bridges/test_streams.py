@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dihal_core.bridges.causality import random_arm
+from dihal_core.bridges.memory import Slots
 from dihal_core.bridges.registry import BRIDGES
-from dihal_core.bridges.streams import RecomputeStream, Slots, TokenwiseStream, UnetStream, open_stream
+from dihal_core.bridges.streams import RecomputeStream, TokenwiseStream, UnetStream, open_stream
 from dihal_core.config import MlpBridgeSettings, UnetBridgeSettings
 
 D = 24
@@ -66,6 +67,22 @@ def test_selected_rows_go_on_where_they_were(kind, name):
     for row, source in enumerate(index.tolist()):
         alone = torch.cat([given[source, : [9, 6, 7][source]], given[source, 9:11]])[None]
         assert torch.allclose(found[row], whole(arm, alone, 2)[0, -2:], atol=2e-4)
+
+
+@every_arm
+@pytest.mark.parametrize("steps", [1, 3])
+def test_rows_of_one_length_go_on_step_by_step_after_beams_moved_them(kind, name, steps):
+    arm = random_arm(SETTINGS[kind], D, seed=0, name=name)
+    given, index = embeddings_of(), torch.tensor([2, 0, 2, 1])
+    stream = open_stream(arm, steps, 9)
+    stream.extend(given[:, :5])
+    stream.extend(given[:, 5:6])
+    stream.select(index)
+    assert stream.rows == 4
+    assert stream.length_B is not None
+    assert stream.length_B.tolist() == [6, 6, 6, 6]
+    found = torch.cat([stream.extend(given[index, place : place + 1]) for place in (6, 7, 8)], dim=1)
+    assert torch.allclose(found, whole(arm, given[index, :9], steps)[:, 6:], atol=2e-4)
 
 
 @every_arm

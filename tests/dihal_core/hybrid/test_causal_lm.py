@@ -7,7 +7,7 @@ import torch
 
 from dihal_core.bridges.registry import BRIDGES
 from dihal_core.errors import ConfigError
-from dihal_core.hybrid.causal_lm import DiHALForCausalLM
+from dihal_core.hybrid.causal_lm import DiHALForCausalLM, is_plain_embedding
 
 TOLERANCE = {"atol": 2e-4, "rtol": 1e-3}
 
@@ -134,6 +134,15 @@ def test_later_tokens_change_no_earlier_logit_to_the_last_bit(family, kind, step
         )
         assert torch.equal(before[0], after[0])
         assert torch.equal(before[1, 5:], after[1, 5:])
+
+
+def test_the_token_embedding_stands_for_state_0_only_where_it_is_state_0(family, make_hybrid, prompts):
+    model = make_hybrid(family)
+    tokens_BT = torch.stack(prompts((12,)))
+    state_BTD = model.backbone.embed(tokens_BT)
+    assert torch.equal(model._embed(tokens_BT, torch.arange(12)[None]), state_BTD)
+    same = torch.equal(model.get_input_embeddings()(tokens_BT), state_BTD)
+    assert is_plain_embedding(model.embedder, model.backbone) == same == (family not in ("gpt2", "gemma2"))
 
 
 def test_the_cost_of_a_new_token_does_not_recompute_the_prefix(make_hybrid, prompts):
