@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "be27af5bd2ab915e6a4bde19572a1341f42dd885187dbde7c6c6190d3131a511"
+TEMPLATES_SHA256 = "b1ecc7eb1841102fd9e6809c30679d6ce37c24362975e42ebe6c209a742dce6e"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 
