@@ -255,7 +255,14 @@ STAGES: dict[str, Stage] = {
         Stage(
             "ablation",
             "dihal_core.reporting.ablation:build_ablation",
-            reads=("",),
+            reads=(
+                "profile",
+                *BACKBONE,
+                "bridge",
+                "ablation",
+                "evaluation.bootstrap_replicates",
+                "evaluation.confidence",
+            ),
             inputs=("ablate",),
             libraries=(*SCIENCE, "jinja2"),
             writes="ablation.md, ablation.json, ablation.csv: every arm with budget, intervals and spread over seeds",

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dihal_core.bridges.building import BUILDING
 from dihal_core.bridges.frame import Arm, BasedArm, Frame
 from dihal_core.bridges.registry import make_bridge
 from dihal_core.bridges.regressor import Regressor, RidgeArm, SkipArm
@@ -43,7 +44,8 @@ def make_arm(name: str, settings: BridgeSettings, frame: Frame, seed: int) -> Ar
     }
     if name not in makers:
         raise ConfigError(f"unknown arm {name!r}{nearest(name, makers)}; choose one of {', '.join(makers)}")
-    arm = makers[name]()
+    with BUILDING:
+        arm = makers[name]()
     _draw_weights(arm, torch.Generator().manual_seed(torch_seed(seed, "arm weights", name)))
     return arm.eval()
 

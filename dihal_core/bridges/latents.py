@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dihal_core.bridges.building import BUILDING
 from dihal_core.config import UnetBridgeSettings
 from dihal_core.errors import AssetError, ConfigError
 
@@ -192,11 +193,11 @@ def load_diffusers(model_class, source: str, revision: str | None, part: str):
         not folder.is_dir() or (folder / part / "config.json").is_file()
     ) else {}  # fmt: skip
     try:
-        # The low-memory way patches torch's modules for the whole process while it loads: layers that are built
-        # beside it would come out without storage.
-        return model_class.from_pretrained(
-            source, revision=revision, use_safetensors=True, low_cpu_mem_usage=False, **inside
-        )
+        # The low-memory way would also leave layers that are built beside it without storage.
+        with BUILDING:
+            return model_class.from_pretrained(
+                source, revision=revision, use_safetensors=True, low_cpu_mem_usage=False, **inside
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or ["no details"])[0][:300]
         raise AssetError(

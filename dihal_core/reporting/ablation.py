@@ -40,7 +40,13 @@ def build_ablation(context: StageContext) -> dict[str, Any]:
         {
             "format": 1,
             "study": name,
-            "settings": settings.model_dump(mode="json"),
+            "settings": {
+                "profile": settings.profile,
+                "seed": settings.seed,
+                **{
+                    part: getattr(settings, part).model_dump(mode="json") for part in ("backbone", "bridge", "ablation")
+                },
+            },
             "backbone_identity": dict(context.values.get("backbone_identity") or {}),
             "answer": lines,
             "comparison": comparison,
