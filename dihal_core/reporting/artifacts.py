@@ -13,6 +13,7 @@ from dihal_core.reporting.tables_locate import (
     rule_table,
     sweep_table,
 )
+from dihal_core.reporting.tables_seeds import seed_tables, seeds_of
 from dihal_core.reporting.tables_study import (
     corpus_table,
     difference_table,
@@ -58,6 +59,8 @@ def markdown_agreement(agreement: Json) -> str:
         _section(loss_table(agreement)),
         _section(predictor_table(agreement)),
         _section(rule_table(agreement)),
+        _notes((seeds_of(agreement) or {}).get("sentences", [])),
+        *(_section(table) for table in seed_tables(agreement)),
     )
 
 

@@ -87,10 +87,10 @@ def train(
         )
         for name, arm in arms.items()
     }
+    world.agree(arms)
     if settings.ema_decay is not None:
         for run in runs.values():
             run.average = {name: weight.detach().clone() for name, weight in run.arm.named_parameters()}
-    world.agree(arms)
     first = resume(runs, checkpoints)
     share = world.share(settings.batch_sequences)
 

@@ -4,6 +4,7 @@ They are daemons, and they look for their parent at every step, so none outlives
 writes: checkpoints on the way, the trained arms at the end, into the store of the unit.
 """
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -130,12 +131,16 @@ def _work(
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }  # fmt: skip
 
+    def say(message: tuple[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # nobody listens any more: the next step finds the parent gone
+            sender.send(message)
+
     def report(done: float, total: float, unit: str) -> None:
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             raise ResourceError("the process that started this training is gone; run the study again, it goes on")
         if rank == 0:
-            sender.send((PROGRESS, (done, total, unit)))
+            say((PROGRESS, (done, total, unit)))
 
     try:
         world = Together(cpu=device == "cpu")
@@ -145,8 +150,8 @@ def _work(
         world.close()
     except Exception as error:
         plain = error if isinstance(error, DihalError) else ResourceError(f"{type(error).__name__}: {error}")
-        sender.send((FAILURE, plain))
+        say((FAILURE, plain))
         sender.close()
         raise SystemExit(1) from None
-    sender.send((DONE, None))
+    say((DONE, None))
     sender.close()

@@ -254,3 +254,27 @@ def test_a_partial_correlation_without_a_small_p_settles_nothing():
     assert depth.startswith("Whether the score tells anything beyond depth is not settled")
     assert norm.startswith("The score adds to the norm")
     assert ridge.startswith("The score adds nothing beyond a ridge map")
+
+
+def test_several_seeds_get_a_block_of_their_own_and_move_no_other():
+    score, sweep = make_score(-NOISE), make_sweep(np.exp(NOISE))
+    alone = run(score, sweep)
+    assert "seeds" not in alone
+    for layer, block in sweep.items():
+        fvu = block["arms"]["bridge"]["fvu"]
+        part = {"document": [4, 7], "sse": [fvu, 2 * fvu], "sst": [1.0, 2.0]}
+        block["seeds"] = [
+            {
+                "seed": index,
+                "arms": {"bridge": {**block["arms"]["bridge"], "fvu": fvu * (1 + 0.001 * index)}},
+                "per_document": {"bridge": part},
+                "improves_on_ridge": layer != 4,
+            }
+            for index in range(2)
+        ]
+    together = run(score, sweep)
+    seeds = together.pop("seeds")
+    assert together == alone
+    assert seeds["losses"]["fvu"]["score"]["value"] == pytest.approx(1.0)
+    assert seeds["losses"]["fvu"]["between_seeds"]["lowest"] == pytest.approx(1.0)
+    assert [item["layer"] for item in seeds["ridges_own"]] == [4, 4]

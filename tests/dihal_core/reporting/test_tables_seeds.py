@@ -6,6 +6,7 @@ import pytest
 
 from dihal_core.geometry.seeds import seed_agreement
 from dihal_core.reporting.answer import build_answer
+from dihal_core.reporting.artifacts import markdown_agreement
 from dihal_core.reporting.ledger import _trained
 from dihal_core.reporting.page import limits_of, page_of, pictures_of, tables_of
 from dihal_core.reporting.report import render_html
@@ -76,6 +77,14 @@ def test_tables_hold_spread_and_flag_per_layer_and_agreement_per_loss(seeded):
     assert by_layer[9]["fvu"] == {"value": pytest.approx(np.mean(values)), "low": min(values), "high": max(values)}
     assert all(len(cells) == len(layers.columns) for cells in layers.cells())
     assert "fvu_low" in layers.csv().splitlines()[0]
+
+
+def test_the_artifact_of_the_agreement_has_both_tables(seeded, data):
+    text = markdown_agreement(seeded["agreement"])
+    assert "### Do 3 seeds rank the layers alike?" in text
+    assert "### Spread over seeds" in text
+    del data["agreement"]["seeds"]
+    assert "seeds" not in markdown_agreement(data["agreement"])
 
 
 def test_the_ledger_counts_the_tokens_of_every_seed(seeded):

@@ -1,8 +1,12 @@
 """Processes that share a batch: each takes its windows, gradients add up, and a failure ends all of them with its reason."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from pydantic import ValidationError
@@ -132,6 +136,48 @@ def test_a_loss_that_diverges_in_several_processes_is_named_once_and_hangs_nothi
     settings = with_training(smoke, "sweep", processes=2, learning_rate=1e30, max_steps=4)
     with pytest.raises(NumericsError, match="layer 1, .*(loss|gradient norm) is (nan|inf) at step|is not finite"):
         ensure(request_in("sweep", settings, 1))
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    from dihal_core.profiles import load_study
+    from dihal_core.runner import ensure
+    from dihal_core.study import request_for
+
+    changes = {"processes": 2, "epochs": 1e6, "max_steps": 10**6, "checkpoint_steps": 5}
+    settings = load_study("smoke", overrides={f"sweep.training.{name}": value for name, value in changes.items()})
+    home, records = Path(sys.argv[1]), {"assets": {}}
+    for stage in ("corpus", "activations", "ridge"):
+        records[stage] = ensure(request_for(stage, settings, home, records))
+    ensure(request_for("sweep", settings, home, records, 1))
+"""
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_killed_parent(tmp_path):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "endless.py"), str(tmp_path / "home")])
+    try:
+        assert wait_until(lambda: list((tmp_path / "home").glob("sweep/*/checkpoint.safetensors")), parent)
+        helpers = psutil.Process(parent.pid).children(recursive=True)
+        assert len(helpers) >= 2
+    finally:
+        parent.kill()
+        parent.wait()
+    _, alive = psutil.wait_procs(helpers, timeout=60)
+    assert alive == []
+
+
+def wait_until(found, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if found():
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def test_more_processes_than_gpus_are_refused_before_anything_starts():
