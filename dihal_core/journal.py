@@ -43,6 +43,7 @@ class RunJournal:
             "format": 1,
             "study": folder.name,
             "flow": flow,
+            "order": list(stages),
             "stages": {stage: {"units": None, "keys": {}} for stage in stages},
             "settings": settings,
             "state": "running",
@@ -61,7 +62,10 @@ class RunJournal:
 
     def expect(self, stage: str, units: int) -> None:
         """Note that `stage` begins and how many units it has."""
-        self.content["stages"].setdefault(stage, {"units": None, "keys": {}})["units"] = units
+        if stage not in self.content["stages"]:  # a variant of one
+            self.content["order"].append(stage)
+            self.content["stages"][stage] = {"units": None, "keys": {}}
+        self.content["stages"][stage]["units"] = units
         self._write()
 
     def note(self, stage: str, label: str, store_stage: str, key: str) -> None:

@@ -9,7 +9,7 @@ from dihal_core.history import Json, read_result
 from dihal_core.journal import RUNS, process_alive
 from dihal_core.store import MANIFEST
 
-NEEDED = {"study", "flow", "state", "stages", "process", "settings", "started"}
+NEEDED = {"study", "flow", "state", "order", "stages", "process", "settings", "started"}
 """What a journal must hold to be read; others are of another version."""
 
 
@@ -67,7 +67,7 @@ def stage_status(home: Path, stage: str, facts: Json) -> Json:
 
 def run_status(home: Path, journal: Json) -> Json:
     """Return what is true of the last run of a study."""
-    stages = [stage_status(home, name, facts) for name, facts in journal["stages"].items()]
+    stages = [stage_status(home, name, journal["stages"][name]) for name in journal["order"]]
     process = journal["process"]
     alive = process_alive(process)
     state, message = journal["state"], journal.get("message")
@@ -158,7 +158,8 @@ def format_status(status: Json) -> str:
         for row in study["stages"]:
             units = "" if row["units"] is None else f"{row['done']}/{row['units']}"
             more = f", making {', '.join(row['running_units'][:6])}" if row["running_units"] else ""
-            more += f", {row['committed']} pieces of unfinished units kept" if row["committed"] else ""
+            more += f", {row['partial']} interrupted" if row["partial"] else ""
+            more += f", {row['committed']} committed pieces of them are kept" if row["committed"] else ""
             lines.append(f"  {row['stage']:<24} {row['state']:<8} {units}{more}")
     if status["without_journal"]:
         lines += ["", f"studies of an earlier version, finished: {', '.join(status['without_journal'])}"]

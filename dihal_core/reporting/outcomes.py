@@ -92,12 +92,12 @@ def comparison_table(rows: list[Json]) -> Table:
 
 CHOICES = (
     Column("choice", "choice", "text"),
-    Column("changes", "changes", "text"),
     Column("selected", "selected layer", "layer"),
     Column("probability", "P(selected)", "share"),
     Column("spearman", "Spearman with default", decimals=2),
     Column("rank_of_default", "rank of the default's layer", "count"),
     Column("dump", "hidden states", "text"),
+    Column("changes", "changes", "text"),
 )
 
 

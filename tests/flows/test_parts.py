@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from dihal_core.errors import ConfigError
 from dihal_core.stages import FLOWS
@@ -125,8 +126,10 @@ def test_studies_side_by_side_say_what_moved_between_two_of_one_backbone(home, s
 
 
 def test_artifacts_lead_to_stores_and_settings_and_progress_moves(home, swept):
+    journal = json.loads((Path(swept["folder"]) / "runs" / "sweep.json").read_bytes())
+    chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[journal["process"]["flow_run"]]))
     with get_client(sync_client=True) as client:
-        found = {artifact.key: artifact for artifact in client.read_artifacts(limit=200)}
+        found = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=chosen, limit=200)}
     for key in ("plan", "sealed-selection", "sweep-answer"):
         text = found[f"smoke-random-llama-4-layers-d-32-s0-{key}"].data
         assert (Path(swept["folder"]) / "runs" / "sweep.json").as_uri() in text
@@ -141,7 +144,7 @@ def test_the_status_of_the_home_lists_every_run_as_done(home, swept, replaced):
     run = states[(swept["study"], "sweep")]
     assert run["state"] == "finished"
     assert {row["stage"]: row["state"] for row in run["stages"]} == dict.fromkeys(FLOWS["sweep"], "done")
-    assert run["process"]["flow_run"]
+    assert run["process"]["flow_run_name"] == "sweep · smoke · random Llama (4 layers, d = 32) · seed 0"
     assert (replaced["study"], "replace") in states
 
 

@@ -1,13 +1,15 @@
 from prefect import flow, task
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from tasks import progress
 from tasks.progress import TaskProgress
 
 
 def artifact(key: str):
+    chosen = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
     with get_client(sync_client=True) as client:
-        return next(item for item in client.read_artifacts(limit=200) if item.key == key)
+        return client.read_artifacts(artifact_filter=chosen)[0]
 
 
 def test_a_progress_artifact_moves_and_tells_rate_and_eta(prefect_server, monkeypatch):
