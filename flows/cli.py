@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
-from flows import cli_corpus, cli_generate, cli_store
+from flows import cli_corpus, cli_generate, cli_remote, cli_store
 from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print study.json")
 
     cli_store.register(commands)
+    cli_remote.register(commands)
     cli_generate.add_parsers(commands)
     return parser
 
@@ -239,6 +240,7 @@ COMMANDS = {
     "down": _down,
     "report": _report,
     **cli_store.COMMANDS,
+    **cli_remote.COMMANDS,
     **cli_generate.COMMANDS,
 }
 
