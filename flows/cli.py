@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
-from flows import cli_ablate, cli_corpus, cli_flows, cli_gc, cli_generate, cli_status, cli_store
+from flows import cli_ablate, cli_corpus, cli_flows, cli_gc, cli_generate, cli_remote, cli_status, cli_store
 from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cli_store.register(commands)
     cli_gc.register(commands)
+    cli_remote.register(commands)
     cli_generate.add_parsers(commands)
     cli_ablate.add_parser(commands, _study_arguments)
     cli_flows.register(commands, _study_arguments)
@@ -269,6 +270,7 @@ COMMANDS = {
     "report": _report,
     **cli_store.COMMANDS,
     **cli_gc.COMMANDS,
+    **cli_remote.COMMANDS,
     **cli_generate.COMMANDS,
     "ablate": _ablate,
     **cli_flows.COMMANDS,

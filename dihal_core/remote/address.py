@@ -9,6 +9,8 @@ from dihal_core.errors import ConfigError
 
 MARKER = "remote-home.json"
 """File of a working copy that says which address it belongs to."""
+READ_ONLY = frozenset({"http", "https", "data", "git", "github", "zip", "tar", "jar", "reference", "libarchive"})
+"""Protocols of fsspec that only read, or whose files cannot be replaced one by one."""
 EXAMPLE = "give s3://bucket/prefix, another address fsspec can write, or a folder"
 
 
@@ -44,6 +46,8 @@ def canonical(text: str) -> str:
             f"DIHAL_HOME: the {protocol}:// address has options after '?' or '#' (not repeated here: they may be "
             f"secret); {EXAMPLE}, and options in fsspec's configuration"
         )
+    if protocol.lower() in READ_ONLY:
+        raise ConfigError(f"DIHAL_HOME {text!r}: {protocol} addresses cannot be written; {EXAMPLE}")
     if "::" in text:
         raise ConfigError(f"DIHAL_HOME {text!r} chains two addresses; {EXAMPLE}")
     parts = [part for part in rest.split("/") if part]

@@ -134,7 +134,7 @@ class RemoteHome:
         committed = dump_json({**manifest, SECTION: {"folder": folder, "etags": etags}})
         self.forget(stage, key)
         if there.state == "damaged":
-            replaced = self._committed_folder(stage, key)
+            replaced = self.committed_folder(stage, key)
             self.objects.write(f"{stage}/{key}/{MANIFEST}", committed)
             if replaced not in (None, folder):
                 self.objects.remove(self.objects.listing(f"{stage}/{key}/{replaced}"))
@@ -205,7 +205,7 @@ class RemoteHome:
     def withdraw(self, stage: str, key: str) -> None:
         """Take a store away: its manifest first, then the objects it names (never another attempt's)."""
         self.forget(stage, key)
-        folder = self._committed_folder(stage, key)
+        folder = self.committed_folder(stage, key)
         self.objects.remove([f"{stage}/{key}/{MANIFEST}"])
         if folder is not None:
             self.objects.remove(self.objects.listing(f"{stage}/{key}/{folder}"))
@@ -214,7 +214,8 @@ class RemoteHome:
         """Say whether a manifest is there, without looking at the objects it names."""
         return (stage, key) in self._trusted or self.objects.stat(f"{stage}/{key}/{MANIFEST}") is not None
 
-    def _committed_folder(self, stage: str, key: str) -> str | None:
+    def committed_folder(self, stage: str, key: str) -> str | None:
+        """Return the name of the folder the manifest of a store points to, None without a readable manifest."""
         try:
             folder = str(json.loads(self.objects.read(f"{stage}/{key}/{MANIFEST}") or b"")[SECTION]["folder"])
         except (ValueError, KeyError, TypeError):

@@ -1,6 +1,7 @@
 """Reading and writing objects under one address: every upload is compared, every failure explained."""
 
 import dataclasses
+import datetime
 import errno
 import hashlib
 import os
@@ -21,14 +22,17 @@ TEMPORARY = ".tmp"
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a storage says of an object. `etag` is empty where it gives none."""
+    """What a storage says of an object. `etag` is empty where it gives none; `modified` is seconds since 1970."""
 
     bytes: int
     etag: str
+    modified: float = 0.0
 
 
 def _found(info: dict[str, Any]) -> Found:
-    return Found(int(info.get("size") or 0), str(info.get("ETag") or "").strip('"'))
+    moment = info.get("LastModified") or info.get("mtime") or info.get("created") or 0.0
+    seconds = moment.timestamp() if isinstance(moment, datetime.datetime) else float(moment)
+    return Found(int(info.get("size") or 0), str(info.get("ETag") or "").strip('"'), seconds)
 
 
 class Objects:

@@ -21,6 +21,7 @@ def test_an_address_loses_its_trailing_slash_and_doubled_ones():
         ("s3://bucket/runs#HUSH", "options"),
         ("s3://bucket/../other", "'..'"),
         ("s3://", "no bucket"),
+        ("https://example.org/runs", "cannot be written"),
         ("simplecache::s3://bucket/runs", "chains"),
     ],
 )

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -108,3 +109,45 @@ def test_credentials_are_in_no_file_and_no_log(bucket, machine, make_store, capl
     for secret in ("AKIATESTDIHAL", "not-to-be-seen-anywhere"):
         assert secret.encode() not in written + kept
         assert secret not in caplog.text
+
+
+class Flaky:
+    """A server in front of another that answers every request 503 the first time."""
+
+    def __init__(self, application):
+        self.application, self.seen = application, set()
+
+    def __call__(self, environ, start_response):
+        request = (environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])
+        if request not in self.seen:
+            self.seen.add(request)
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("503 Slow Down", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"]
+        return self.application(environ, start_response)
+
+
+@pytest.mark.slow  # the S3 client waits before it tries again
+def test_every_part_and_every_object_is_sent_again_when_the_server_is_busy(bucket, machine, monkeypatch, make_store):
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    flaky = Flaky(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, flaky, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setattr(checksums, "PART_BYTES", 5 * 2**20)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    machine("first")
+    try:
+        home, made = make_store(bucket, first=bytes(range(256)) * (11 * 2**20 // 256))
+        shared = share(home, made)
+        machine("second")
+        assert (shared.path / "a.bin").stat().st_size == 11 * 2**20
+    finally:
+        server.shutdown()
+    parts = [query for method, _, query in flaky.seen if method == "PUT" and "partNumber" in query]
+    assert len(parts) == 3
+    assert shared.digest == made.digest
