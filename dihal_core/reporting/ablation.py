@@ -147,7 +147,8 @@ def answer_lines(comparison: Json) -> list[str]:
     spent = " and ".join(f"{integer(steps)} steps, {integer(tokens)} tokens" for steps, tokens in sorted(budgets))
     seeds = sorted({row["seeds"] for row in rows.values() if row["steps"]})
     lines.append(
-        f"Budget     {spent or 'no arm was trained'}; {' or '.join(map(str, seeds)) or 'no'} seeds; scored "
+        f"Budget     {spent or 'no arm was trained'}; {' or '.join(map(str, seeds)) or 'no'} seed"
+        f"{'' if seeds == [1] else 's'}; scored "
         f"{integer(comparison['tokens'])} tokens of {integer(comparison['documents'])} documents "
         f"({set_label(comparison['set'])}), layer {comparison['layer']}"
     )
@@ -166,6 +167,8 @@ def _verdict(reference: Json, rows: list[Json]) -> str:
     counted = f"below it in {closest['seeds_below']} of {closest['seeds_compared']} seeds"
     bridge, control = row_label(reference), row_label(closest)
     told = f"difference {interval_text(difference, decimals=3)}, {counted}"
+    if reference["seeds"] == 1:
+        told += "; one training each, so what another seed changes is not in the interval"
     if bounds is not None and bounds[1] < 0:
         return f"A CONTROL WINS: {control} ({theirs}) beats the {bridge} ({ours}); {told}"
     if bounds is not None and bounds[0] > 0:

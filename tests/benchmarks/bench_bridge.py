@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as every co
 from dihal_core.bridges.ablation_arms import ABLATION_ARMS, RIDGE, ablation_units, parse_unit
 from dihal_core.config import StudySettings
 from dihal_core.evaluation.ablation import compare_arms
-from dihal_core.profiles import load_study
+from dihal_core.profiles import load_study, parse_assignment
 from dihal_core.progress import LoggedProgress
 from dihal_core.provenance import package_version
 from dihal_core.reporting.ablation import RESULT, ablation_table, answer_lines, row_label, training_seconds
@@ -40,11 +40,12 @@ BUDGET: dict[str, Any] = {
     "corpus.num_heldout": 8,
     "activations.num_sequences": 2000,
     "ablation.layer": 1,
-    "ablation.training.max_steps": 1500,
+    "ablation.training.epochs": 2.1,
+    "ablation.training.max_steps": 3000,
     "ablation.training.warmup_steps": 20,
     "evaluation.batch_sequences": 16,
 }
-"""Fresh text for every step: 1,500 x 8 windows of 128."""
+"""3,000 steps of 8 windows of 128, two passes: 0.11 CPU seconds a step of the fast bridge, about three minutes of two cores."""
 KL_GOAL, PPL_GOAL, TOKENS_GOAL = 0.65, 1.15, 20_000
 
 
@@ -62,11 +63,12 @@ def goal_rows(comparison: Mapping[str, Any], seconds: Mapping[str, Any]) -> list
     if fast is None or ridge is None:
         return [*found, ("fast bridge against the 3-token ridge", "not run yet", "open")]
     spent = seconds["mlp"]["cpu_seconds"]
+    minutes = spent / 120
     found.append(
         (
             "a budget of about three minutes of training on two cores",
-            f"{fast['tokens']:,} tokens in {fast['steps']:,} steps: {spent:.0f} CPU s, {spent / 120:.1f} minutes of two cores",
-            "reported",
+            f"{fast['tokens']:,} tokens in {fast['steps']:,} steps: {spent:.0f} CPU s, {minutes:.1f} minutes of two cores",
+            "met" if 2 <= minutes <= 4.5 else "another budget: the rows below are not the goal's",
         )
     )
     ridge_kl = ridge["kl_seeds"]["median"]
@@ -168,7 +170,8 @@ def main() -> None:
         f"--{name.replace('_', '-')} {' '.join(value) if isinstance(value, list) else value}"
         for name, value in values.items()
     ]
-    from dihal_core.profiles import parse_assignment
+    if arguments.assignments:
+        words.append(f"--set {' '.join(arguments.assignments)}")
 
     overrides = {**BUDGET, "ablation.seeds": arguments.seeds, "ablation.threads": arguments.threads}
     if arguments.steps is not None:

@@ -44,6 +44,13 @@ def test_the_first_line_says_whether_a_control_wins(difference, told):
     assert "below it in 2 of 3 seeds" in first
 
 
+def test_one_training_is_said_to_be_one():
+    found = comparison(row("regressor", 0.25, interval(0.05), control=True))
+    assert "one training each" not in answer_lines(found)[0]
+    found["rows"][0]["seeds"] = 1
+    assert "one training each" in answer_lines(found)[0]
+
+
 def test_a_comparison_without_controls_or_bridges_says_so():
     assert "no control was compared" in answer_lines(comparison(row("unet@1", 0.3, interval(0.1), steps=1)))[0]
     alone = comparison()
