@@ -29,6 +29,7 @@ def stage_task(stage: Stage) -> Task[Any, Any]:
         asked = StageRequest.from_json(request)
         progress = TaskProgress(asked.label, artifact_key(study_slug(asked), asked.label, "progress"))
         record = ensure(asked, progress)
+        progress.end()
         if show:
             publish(asked, record)
         return record.to_json()
