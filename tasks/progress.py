@@ -29,6 +29,7 @@ class ProgressArtifact:
     def __init__(self, key: str):
         self.key = key
         self._shown_at = -ARTIFACT_EVERY_S
+        self._percent = 0.0
         self._artifact: UUID | None = None
         self._lock = threading.Lock()
 
@@ -38,7 +39,7 @@ class ProgressArtifact:
             now = time.monotonic()
             if percent < 100 and now - self._shown_at < ARTIFACT_EVERY_S:
                 return
-            self._shown_at = now
+            self._shown_at, self._percent = now, percent
             try:
                 if self._artifact is None:
                     made: Any = create_progress_artifact(percent, key=self.key, description=text)
@@ -48,6 +49,11 @@ class ProgressArtifact:
             except Exception as error:  # the server may be away for a moment; the work goes on
                 log.warning("progress %s not shown in the UI (%s: %s)", self.key, type(error).__name__, error)
 
+    def end(self, text: str) -> None:
+        """Move an artifact that was made to 100 %: the last report of some stages lies before their end."""
+        if self._artifact is not None and self._percent < 100:
+            self.show(100.0, text)
+
 
 class TaskProgress(LoggedProgress):
     """`LoggedProgress` that also keeps one progress artifact up to date.
@@ -56,10 +62,15 @@ class TaskProgress(LoggedProgress):
     """
 
     def __init__(self, label: str, key: str, every_s: float = 5.0):
-        super().__init__(label, every_s=every_s, also=ProgressArtifact(key).show)
+        self.artifact = ProgressArtifact(key)
+        super().__init__(label, every_s=every_s, also=self.artifact.show)
         self._run = current_run()
 
     def __call__(self, done: float, total: float, unit: str) -> None:
         """Record that `done` of `total` units are finished."""
         end_if_asked(self._run)
         super().__call__(done, total, unit)
+
+    def end(self) -> None:
+        """Say that the stage is finished."""
+        self.artifact.end(f"{self.label}: done in {time.monotonic() - self.started:.0f} s")

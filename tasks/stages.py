@@ -31,6 +31,7 @@ def stage_task(stage: Stage) -> Task[Any, Any]:
         enter_worker(asked)
         progress = TaskProgress(asked.label, artifact_key(study_slug(asked), asked.label, "progress"))
         record = ensure(asked, progress)
+        progress.end()
         if show:
             publish(asked, record)
         return record.to_json()

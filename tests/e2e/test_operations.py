@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -14,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import server
+from tasks.slots import slot_of
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EVERY_S = 20
 
 
-def dihal(project: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+def dihal(project: Path, home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | variables
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *words, "--home", str(home)],
         cwd=project,
@@ -123,6 +127,38 @@ def test_a_run_in_the_gpu_queue_waits_for_a_machine_that_has_one(operated, clien
     state = client.read_flow_run(run.id).state
     client.delete_flow_run(run.id)
     assert state.is_scheduled()
+
+
+def test_each_gpu_gets_a_worker_of_its_own_a_slot_and_one_run_at_a_time(operated, client):
+    project, home, _, _ = operated
+    up = dihal(project, home, "up", CUDA_VISIBLE_DEVICES="0,1")  # what a machine with two GPUs shows
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "worker-gpu-0 for pool dihal-local started" in up.stdout
+    assert "worker-gpu-1 for pool dihal-local started" in up.stdout
+    assert client.read_work_queue_by_name("gpu", work_pool_name=server.POOL).concurrency_limit == 2
+    for gpu in ("0", "1"):
+        assert client.read_concurrency_limit_by_tag(slot_of(gpu)).concurrency_limit == 1
+    deployment = client.read_deployment_by_name("dihal/full-study-gpu")
+    given = {"profile": "smoke", "backbone": "random-llama-tiny", "seed": 11}
+    client.create_flow_run_from_deployment(deployment.id, parameters=given)
+    run = wait_for(finished_study(client, seed=11), 240, "run of the GPU queue")
+    assert run.state_name == "Completed", run.state.message
+    assert run.work_queue_name == "gpu"
+
+
+def test_an_announcement_may_come_from_a_webhook(operated, client):
+    event = {
+        "event": "dihal.backbone.released",
+        "occurred": datetime.now(UTC).isoformat(),
+        "id": str(uuid4()),
+        "resource": {"prefect.resource.id": "dihal.backbone.random-llama-tiny"},
+        "payload": {"backbone": "random-llama-tiny", "profile": "smoke", "overrides": {"seed": 5}},
+    }
+    body = json.dumps([event]).encode()
+    request = urllib.request.Request(f"{operated[2]}/events", body, {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as reply:
+        assert reply.status == 204
+    assert wait_for(finished_study(client, overrides={"seed": 5}), 240, "run of the webhook").state_name == "Completed"
 
 
 def test_core_logs_reach_the_server_and_status_tells_the_studies(operated, client):

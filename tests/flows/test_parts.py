@@ -137,6 +137,8 @@ def test_artifacts_lead_to_stores_and_settings_and_progress_moves(home, swept):
     assert progress.type == "progress"
     assert progress.data == 100.0
     assert "3/3 layers" in progress.description
+    for key in ("activations", "geometry-l02", "sweep-l01", "agreement"):
+        assert found[f"smoke-random-llama-4-layers-d-32-{key}-progress"].data == 100.0
 
 
 def test_the_status_of_the_home_lists_every_run_as_done(home, swept, replaced):

@@ -36,6 +36,24 @@ def test_a_progress_artifact_moves_and_tells_rate_and_eta(prefect_server, monkey
     assert "ETA" not in seen[-1][1]
 
 
+def test_a_finished_stage_stands_at_100_although_its_last_report_did_not(prefect_server):
+    @task
+    def train():
+        report = TaskProgress("sweep-L01", "ended-progress")
+        report(0, 100, "%")
+        report(97, 100, "%")  # too soon after the first to be shown
+        report.end()
+
+    @flow
+    def run():
+        train()
+
+    run()
+    found = artifact("ended-progress")
+    assert found.data == 100.0
+    assert found.description.startswith("sweep-L01: done in ")
+
+
 def test_a_server_that_is_away_does_not_stop_the_work(monkeypatch, caplog):
     def away(*_, **__):
         raise ConnectionError("no route")
