@@ -23,7 +23,7 @@ from dihal_core.config import StudySettings
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError, ConfigError, NumericsError
 from dihal_core.provenance import package_version
-from dihal_core.remote.link import bring_store, finished_manifests
+from dihal_core.remote.link import bring_store, finished_manifests, remote_records
 from dihal_core.requests import stage_code
 from dihal_core.store import MANIFEST, StageRecord, inspect_store
 
@@ -80,6 +80,8 @@ def find_store(home: Path, name: str | None) -> Path:
     found = sorted(path.parent for path in home.glob(f"*/*/{MANIFEST}") if not path.parent.name.endswith(".partial"))
     if name is None:
         dumps = [path for path in found if path.parent.name == STAGE]
+        for record in () if dumps else remote_records(home, STAGE, None):
+            return record.path
         if not dumps:
             raise ConfigError(f"no finished store of hidden states under {home / STAGE}; run `dihal study` first")
         return max(dumps, key=lambda path: (path / MANIFEST).stat().st_mtime)

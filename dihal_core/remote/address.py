@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 
 from dihal_core.errors import ConfigError
@@ -12,6 +13,8 @@ MARKER = "remote-home.json"
 READ_ONLY = frozenset({"http", "https", "data", "git", "github", "zip", "tar", "jar", "reference", "libarchive"})
 """Protocols of fsspec that only read, or whose files cannot be replaced one by one."""
 EXAMPLE = "give s3://bucket/prefix, another address fsspec can write, or a folder"
+
+_marking = threading.Lock()
 
 
 def is_inside(name: str) -> bool:
@@ -68,10 +71,11 @@ def working_copy(address: str) -> Path:
     root = Path(os.environ.get("DIHAL_CACHE") or "~/.cache/dihal").expanduser().resolve()
     readable = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in url).split())[:40]
     folder = root / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    if remote_address(folder) != url:
-        from dihal_core.store import dump_json, write_atomically
+    with _marking:  # the temporary name of the marker is the process's own
+        if remote_address(folder) != url:
+            from dihal_core.store import dump_json, write_atomically
 
-        write_atomically(folder / MARKER, dump_json({"format": 1, "address": url}))
+            write_atomically(folder / MARKER, dump_json({"format": 1, "address": url}))
     return folder
 
 

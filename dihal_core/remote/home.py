@@ -9,10 +9,8 @@ attempt; the first manifest stays. Reading a store lists nothing but the objects
 import functools
 import hashlib
 import json
-import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,17 @@ from dihal_core.errors import ArtifactError
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
 from dihal_core.remote.objects import Found, Objects
+from dihal_core.remote.transfers import move
 from dihal_core.store import MANIFEST, StageRecord, StoreStatus, dump_json, require_disk, store_lock, write_atomically
-
-log = logging.getLogger(__name__)
 
 SECTION = "remote"
 """Key under which the committed manifest holds what only a remote home needs."""
-TRANSFERS = 8
-"""Objects in flight at once."""
 TRUSTED_SECONDS = 120.0
 """A store found complete is not looked at again for this long."""
-LARGE_BYTES = 10**8
+
+
+def _bytes(item: tuple[str, dict[str, Any]]) -> int:
+    return int(item[1]["bytes"])
 
 
 class RemoteHome:
@@ -117,8 +115,6 @@ class RemoteHome:
         folder = f"v-{hashlib.sha256(data).hexdigest()[:16]}"
         place = f"{stage}/{key}/{folder}"
         present = self.objects.listing(place)
-        if manifest["bytes"] > LARGE_BYTES:
-            log.info("uploading %s/%s, %.2f GB, to %s", stage, key, manifest["bytes"] / 1e9, self.address)
 
         def send(item: tuple[str, dict[str, Any]]) -> tuple[str, str]:
             name, facts = item
@@ -128,8 +124,7 @@ class RemoteHome:
                 found = self.objects.upload(path, target, facts["sha256"])
             return name, found.etag
 
-        with ThreadPoolExecutor(TRANSFERS) as pool:
-            etags = dict(pool.map(send, manifest["files"].items()))
+        etags = dict(move(f"upload {stage}/{key}", manifest["files"].items(), _bytes, send))
         self.objects.write(f"{place}/{MANIFEST}", data)
         committed = dump_json({**manifest, SECTION: {"folder": folder, "etags": etags}})
         self.forget(stage, key)
@@ -183,8 +178,6 @@ class RemoteHome:
                 stale.unlink()
         size = sum(facts["bytes"] for facts in files.values())
         require_disk(partial, size, f"a copy of {self.uri(stage, key)}")
-        if size > LARGE_BYTES:
-            log.info("fetching %s, %.2f GB", self.uri(stage, key), size / 1e9)
 
         def get(item: tuple[str, dict[str, Any]]) -> str | None:
             name, facts = item
@@ -193,8 +186,7 @@ class RemoteHome:
                 return None  # an earlier, interrupted fetch brought it
             return None if self.objects.download(f"{place}/{name}", path, facts["sha256"]) else name
 
-        with ThreadPoolExecutor(TRANSFERS) as pool:
-            damaged = [name for name in pool.map(get, files.items()) if name is not None]
+        damaged = [name for name in move(f"fetch {stage}/{key}", files.items(), _bytes, get) if name is not None]
         if damaged:
             self.withdraw(stage, key)
             raise ArtifactError(

@@ -116,7 +116,7 @@ def finished_manifests(home: Path, stage: str) -> Iterator[dict[str, Any]]:
         yield from (found[key] for key in sorted(found) if key not in seen)
 
 
-def remote_records(home: Path, stage: str, unit: str | int) -> list[StageRecord]:
+def remote_records(home: Path, stage: str, unit: str | int | None) -> list[StageRecord]:
     """Return records of the finished stores of one unit on a remote home, newest first; none for a local home."""
     address = remote_address(home)
     if address is None:

@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import NetworkError
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
-from dihal_core.remote.home import TRANSFERS, RemoteHome, remote_home
+from dihal_core.remote.home import RemoteHome, remote_home
+from dihal_core.remote.transfers import move
 from dihal_core.store import dump_json
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ def push(address: str, home: Path, name: str) -> str:
     }
     earlier = _index(remote, name)
     changed = [item for item in files if earlier.get(item, {}).get("sha256") != files[item]["sha256"]]
-    with ThreadPoolExecutor(TRANSFERS) as pool:
-        list(
-            pool.map(
-                lambda item: remote.objects.upload(folder / item, f"{place}/{item}", files[item]["sha256"]), changed
-            )
-        )
+    move(
+        f"upload {place}",
+        changed,
+        lambda item: files[item]["bytes"],
+        lambda item: remote.objects.upload(folder / item, f"{place}/{item}", files[item]["sha256"]),
+    )
     remote.objects.write(f"{place}/{INDEX}", dump_json({"format": 1, "files": files}))
     remote.objects.remove(f"{place}/{item}" for item in sorted(set(earlier) - set(files)))
     return f"{address}/{place}"

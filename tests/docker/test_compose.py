@@ -72,6 +72,13 @@ def test_services_start_in_order_and_say_when_they_are_healthy(compose):
     assert set(services["prepare"]["depends_on"]) == {"server", "store"}
 
 
+def test_every_service_of_ours_can_be_built_here(compose):
+    for name in ("server", "prepare", "worker", "gpu-worker"):
+        build = compose["services"][name]["build"]
+        assert (DOCKER / build["context"] / build["dockerfile"]).is_file()
+    assert compose["services"]["gpu-worker"]["build"]["target"] == "gpu"
+
+
 def test_our_containers_drop_every_capability(compose):
     for name in ("server", "prepare", "worker", "gpu-worker"):
         assert compose["services"][name]["cap_drop"] == ["ALL"]

@@ -128,7 +128,8 @@ class Stack:
 
     def __init__(self, folder: Path, secrets: Path, postgres: int, store: str):
         self.folder, self.secrets, self.postgres, self.store = folder, secrets, postgres, store
-        self.port, self.running = free_port(), list[subprocess.Popen[bytes]]()
+        self.port, self.health_port = free_port(), free_port()
+        self.running: list[subprocess.Popen[bytes]] = []
         shutil.copytree(ROOT / "deployments", folder / "project" / "deployments")
 
     def environment(self, service: str) -> dict[str, str]:
@@ -148,7 +149,7 @@ class Stack:
                 "PREFECT_SERVER_DATABASE_PORT": str(self.postgres),
             }
         if "PREFECT_WORKER_WEBSERVER_PORT" in environment:
-            environment["PREFECT_WORKER_WEBSERVER_PORT"] = str(free_port())
+            environment["PREFECT_WORKER_WEBSERVER_PORT"] = str(self.health_port)
         image = re.findall(r"(PREFECT_[A-Z_]+)=(\S+)", (DOCKER / "Dockerfile").read_text(encoding="utf-8"))
         return {
             **plain_environment(),
@@ -232,6 +233,8 @@ def test_a_study_on_postgresql_and_s3_has_the_results_of_sqlite_and_a_folder(sta
     done = stack.run("worker", words)
     assert done.returncode == 0, done.stdout + done.stderr + (stack.folder / "worker.log").read_text()[-3000:]
 
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.health_port}/health", timeout=10) as reply:
+        assert reply.status == 200
     rows = query(stack.postgres, stack.secrets, "select state_type from flow_run")
     assert rows == [("COMPLETED",)]
     (tasks,) = (

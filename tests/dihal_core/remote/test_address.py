@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def test_a_home_has_the_same_working_copy_each_time_and_says_its_address(machine
     assert remote_address(first) == home_uri(first) == "s3://bucket/runs"
     assert home_path(home_uri(first)) == first
     assert resolve_home("s3://bucket/other") != first
+
+
+def test_many_threads_may_ask_for_a_working_copy_at_once(machine):
+    with ThreadPoolExecutor(16) as pool:
+        for round_ in range(20):
+            folders = set(pool.map(working_copy, [f"s3://bucket/runs-{round_}"] * 16))
+            assert len(folders) == 1
 
 
 def test_a_local_home_is_its_folder_and_gets_no_marker(tmp_path: Path):

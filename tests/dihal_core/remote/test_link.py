@@ -7,7 +7,8 @@ from dihal_core.explain import explain
 from dihal_core.hybrid.sources import asset_records
 from dihal_core.profiles import load_study
 from dihal_core.remote.link import finished_manifests, is_present, share, store_folder
-from dihal_core.requests import find
+from dihal_core.requests import find, stage_code
+from dihal_core.stages import STAGES
 from dihal_core.store import StageStore, dump_json, resolve_home
 from dihal_core.study import pin_device, request_for, seal_selection
 
@@ -69,6 +70,19 @@ def test_a_store_is_fetched_to_be_verified_by_a_part_of_its_name(address, machin
     home = resolve_home(address)
     assert find_store(home, "abc") == home / "score" / "abc123"
     assert not (home / "score" / "abd456").exists()
+
+
+def test_the_latest_hidden_states_are_fetched_to_be_verified(address, machine):
+    publish(address, "activations", "older", None)
+    publish(address, "activations", "newer", None)
+    machine("second")
+    home = resolve_home(address)
+    assert find_store(home, None) == home / "activations" / "newer"
+
+
+def test_no_key_depends_on_where_stores_are_kept():
+    for stage in STAGES:
+        assert not [module for module in stage_code(stage) if module.startswith("dihal_core.remote")]
 
 
 def test_a_folder_that_is_nowhere_is_not_fetched(address, machine, tmp_path: Path):
