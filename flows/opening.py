@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
 from dihal_core.errors import ConfigError
 from dihal_core.planning import plan_study, preflight
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
 from dihal_core.study import pin_settings
-from flows.hooks import mark_earlier_lost_tasks
-from flows.outliving import outlive_worker
-from flows.safety import redact_logs, require_permitted
+from flows.guard import guard_run, guard_settings
 from tasks.study import StudyRun
 
 MAX_TASKS = 64
@@ -45,12 +43,9 @@ def open_study(
         If settings, weights or disk space will not do, or a deployment's run asks for what its operator has not
         permitted: before anything is spent.
     """
-    outlive_worker()
-    redact_logs()
-    mark_earlier_lost_tasks(flow_run.id)
+    guard_run()
     settings = load_study(profile, backbone, seed, overrides)
-    if deployment.id is not None:  # asked for through the API, not by whoever sits at this machine
-        require_permitted(settings, resolve_home())
+    guard_settings(settings, resolve_home())
     settings = pin_settings(settings, ask_hub=True)
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
     preflight(settings, study.home, flow)
