@@ -1,8 +1,8 @@
 """Which stores no study refers to, and how they are removed without tearing one that is in use.
 
-A study refers to the stores its result lists (`study.json`, `locate.json`, at any depth under
-`<home>/studies`, so a kept history counts) and to everything those were made from, followed through
-the input digests in the manifests. Whatever is younger than the cutoff, or whose lock somebody holds,
+A study refers to the stores whose keys stand in its files (results, their history, journals of runs: any
+JSON under `<home>/studies`) and to everything those were made from, followed through the input digests
+in the manifests. Whatever is younger than the cutoff, or whose lock somebody holds,
 stays. Imports no torch.
 """
 
@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -18,10 +19,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.hybrid.sources import HYBRID
 from dihal_core.stages import STAGES
 from dihal_core.store import MANIFEST
+from dihal_core.study import PUBLISHED
 
-RESULTS = ("study.json", "locate.json")
+KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])")
+"""The hash every store name ends in (`requests.make_request`)."""
+SEALS = "sealed.json"
 PARTIAL, DAMAGED, REMOVED = ".partial", ".damaged-", ".removed-"
 IN_USE = ".studies.lock"
 """Every running study holds it shared; removal wants it alone. It dies with its holders."""
@@ -54,25 +59,21 @@ def store_key(name: str) -> str:
 
 
 def referred(home: Path) -> set[str]:
-    """Return `stage/key` of every finished store that a study's result needs, directly or through inputs.
+    """Return `stage/key` of every finished store that a study's files name, directly or through inputs.
 
     Raises
     ------
     ArtifactError
-        If a result cannot be read: what it refers to is unknown, so nothing may be called unused.
+        If one of those files cannot be read: what it refers to is unknown, so nothing may be called unused.
     """
     manifests = {f"{path.parent.parent.name}/{path.parent.name}": _manifest(path) for path in _manifest_paths(home)}
     made: dict[tuple[str, str], set[str]] = {}
     for name, manifest in manifests.items():
         made.setdefault((str(manifest.get("stage")), str(manifest.get("digest"))), set()).add(name)
-    results = sorted(path for name in RESULTS for path in (home / "studies").rglob(name))
-    queue = [name for path in results for name in _stores_of(path) if name in manifests]
-    published = {path.read_bytes() for path in results}
-    for name in manifests:
-        if any(
-            (home / name / result).is_file() and (home / name / result).read_bytes() in published for result in RESULTS
-        ):
-            queue.append(name)
+    texts = _texts_of_studies(home)
+    named = {key for text in texts for key in KEY.findall(text)}
+    queue = [name for name in manifests if named.intersection(KEY.findall(name))]
+    queue += _published_from(home, manifests, [json.loads(text) for text in texts])
     kept: set[str] = set()
     while queue:
         name = queue.pop()
@@ -80,6 +81,40 @@ def referred(home: Path) -> set[str]:
             kept.add(name)
             queue.extend(maker for digest in _inputs(manifests[name]) for maker in made.get(digest, ()))
     return kept | _made_from(manifests, kept)
+
+
+def _texts_of_studies(home: Path) -> list[str]:
+    """Return the JSON files of all studies: results, their history, journals of runs. Seals only remember old scores."""
+    texts = []
+    for path in sorted((home / "studies").rglob("*.json")):
+        if path.name == SEALS or path.parent.name == HYBRID:
+            continue
+        try:
+            texts.append(path.read_text(encoding="utf-8"))
+            json.loads(texts[-1])
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} is unreadable ({type(error).__name__}: {error}), so what it needs is unknown; run that study "
+                "again, or remove its folder, then look for unused stores again"
+            ) from error
+    return texts
+
+
+def _published_from(home: Path, manifests: dict[str, Any], published: list[Any]) -> list[str]:
+    """Return the stores whose result was published; what was published may hold more than the store does."""
+    found = []
+    for name in manifests:
+        for file in PUBLISHED.get(name.split("/")[0], ()):
+            path = home / name / file
+            if path.suffix == ".json" and path.is_file():
+                result = json.loads(path.read_bytes())
+                if isinstance(result, dict) and any(_contains(other, result) for other in published):
+                    found.append(name)
+    return found
+
+
+def _contains(other: Any, result: dict[str, Any]) -> bool:
+    return isinstance(other, dict) and all(name in other and other[name] == value for name, value in result.items())
 
 
 def _made_from(manifests: dict[str, dict[str, Any]], kept: set[str]) -> set[str]:
@@ -114,16 +149,6 @@ def _inputs(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (stage, digest) of everything a store was made from."""
     asked = manifest.get("provenance", {}).get("request", {}).get("inputs", {})
     return [(stage, digest) for stage, units in asked.items() for digest in units.values()]
-
-
-def _stores_of(path: Path) -> list[str]:
-    try:
-        return [f"{record['stage']}/{record['key']}" for record in json.loads(path.read_bytes())["records"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} is unreadable ({type(error).__name__}: {error}), so what it needs is unknown; run that study "
-            "again, or remove its folder, then look for unused stores again"
-        ) from error
 
 
 def leftovers(home: Path, older_than_days: float = DEFAULT_AGE_DAYS) -> list[Leftover]:

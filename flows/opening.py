@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from prefect.context import FlowRunContext
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
 from dihal_core.cores import crowded
 from dihal_core.errors import ConfigError
@@ -14,9 +14,7 @@ from dihal_core.planning import plan_study, preflight
 from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
 from dihal_core.study import pin_settings, stages_of
-from flows.hooks import mark_earlier_lost_tasks
-from flows.outliving import outlive_worker
-from flows.safety import redact_logs, require_permitted
+from flows.guard import guard_run, guard_settings
 from tasks.runners import choose_runner
 from tasks.slots import ensure_limits, visible_gpus
 from tasks.study import StudyRun
@@ -52,11 +50,11 @@ def open_study(
         If settings, weights, disk space or the cluster will not do, or a deployment's run asks for what its operator
         has not permitted: before anything is spent.
     """
-    prepare()
+    guard_run()
+    show_core_logs()
     refuse_forgotten_parameters(backbone)
     settings = load_study(profile, backbone, seed, overrides)
-    if deployment.id is not None:  # asked for through the API, not by whoever sits at this machine
-        require_permitted(settings, resolve_home())
+    guard_settings(settings, resolve_home())
     settings = pin_settings(settings, ask_hub=True)
     if flow == "sweep" and settings.sweep_layers == "none":
         raise ConfigError("sweep_layers is 'none', which leaves a sweep nothing to train; set it to all or top:K")
@@ -75,24 +73,16 @@ def open_finished(flow: str, name: str | None, overrides: dict[str, Any] | None,
     ConfigError, ArtifactError
         If there is no such study, a setting is not the evaluation's, or a store is gone.
     """
-    prepare()
+    guard_run()
+    show_core_logs()
     home = resolve_home()
     name, settings, result = evaluable(home, name, overrides)
-    if deployment.id is not None:
-        require_permitted(settings, home)
+    guard_settings(settings, home)
     study = StudyRun(settings, home, force=tuple(force or ()))
     study.ledger["study"] = name
     study.records = stored_records(home, result, ("corpus", "replace"))
     begin(study, flow)
     return study
-
-
-def prepare() -> None:
-    """Make the process fit for a flow run: it outlives its worker, hides tokens, and tells of runs that died."""
-    outlive_worker()
-    redact_logs()
-    show_core_logs()
-    mark_earlier_lost_tasks(flow_run.id)
 
 
 def begin(study: StudyRun, flow: str) -> None:

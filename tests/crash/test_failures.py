@@ -37,8 +37,11 @@ CANARIES = {
 OUTCOMES: list[str] = []
 
 
-def note(event: str, state, seconds: float, tasks: str, afterwards: str) -> None:
-    OUTCOMES.append(f"| {event} | {state.name}: {state.message or ''} | {seconds:.0f} s | {tasks} | {afterwards} |")
+def note(event: str, state, seconds: float | None, tasks: str, afterwards: str) -> None:
+    """One row of the table; `seconds` is None for a run that goes on to its own end."""
+    told = f"{state.name}: {state.message}" if state.message else state.name
+    moment = "at its end" if seconds is None else f"{seconds:.0f} s"
+    OUTCOMES.append(f"| {event} | {told} | {moment} | {tasks} | {afterwards} |")
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +119,13 @@ def test_kill_9_of_the_worker_leaves_the_study_running_to_its_end(site, undistur
     site.kill("worker")
     psutil.wait_procs([process], timeout=drills.PATIENCE_SECONDS)
     assert not process.is_running()
-    state, seconds = site.told(run, time.monotonic())
+    state, _ = site.told(run, time.monotonic())
     tasks = sorted(set(site.task_states(run).values()))
     check_stores(home, undisturbed)
     assert state.name == "Completed", state.message
     assert drills.digests(home) == drills.digests(undisturbed)
     site.up()
-    note("kill -9 of the worker", state, seconds, ", ".join(tasks), "nothing to do: it ran to its end")
+    note("kill -9 of the worker", state, None, ", ".join(tasks), "nothing to do: it ran to its end")
 
 
 def test_kill_9_of_flow_process_and_worker(site, undisturbed, tmp_path):
@@ -239,7 +242,7 @@ def test_the_server_restarts_in_mid_run(site, undisturbed, tmp_path):
     time.sleep(5)
     site.up()
     psutil.wait_procs([process], timeout=drills.PATIENCE_SECONDS)
-    state, seconds = site.told(run, time.monotonic())
+    state, _ = site.told(run, time.monotonic())
     check_stores(home, undisturbed)
     outcome = "nothing to do: it ran to its end"
     if state.name != "Completed":  # the study may lose its server for good; it must then say so and resume
@@ -247,7 +250,7 @@ def test_the_server_restarts_in_mid_run(site, undisturbed, tmp_path):
         assert again.name == "Completed", again.message
         outcome = "retry: Completed, same digests"
     assert drills.digests(home) == drills.digests(undisturbed)
-    note("kill -9 of the server, up again after 5 s", state, seconds, "Completed", outcome)
+    note("kill -9 of the server, up again after 5 s", state, None, "Completed", outcome)
 
 
 def test_a_full_disk(site, undisturbed, tmp_path):
@@ -282,10 +285,8 @@ def test_one_layer_fails_for_good(site, undisturbed, tmp_path):
     obstacle = home / "sweep" / f"{store.name}.partial"
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("a file where the folder of layer 2 should be")
-    began = time.monotonic()
     run = site.start(home)
     state = site.finished(run)
-    seconds = time.monotonic() - began
     assert state.name == "Partial"
     assert "L02" in state.message
     assert site.task_states(run)["sweep-L02"] == "Failed"
@@ -297,7 +298,13 @@ def test_one_layer_fails_for_good(site, undisturbed, tmp_path):
     assert again.name == "Completed", again.message
     wanted = drills.digests(undisturbed)
     assert {name: drills.digests(home)[name] for name in wanted} == wanted
-    note("layer 2 of the sweep fails for good", state, seconds, "Failed", "cause removed, next run: same digests")
+    note(
+        "layer 2 of the sweep fails for good",
+        state,
+        None,
+        "`sweep-L02` Failed",
+        "cause removed, next run: same digests",
+    )
 
 
 def test_no_secret_of_the_environment_is_written_anywhere(site, undisturbed):

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -14,12 +15,18 @@ from dihal_core.housekeeping import hold_home, leftovers, referred, remove
 from dihal_core.store import StageStore, inspect_store, store_lock
 
 
-def make(home: Path, stage: str, key: str, inputs: dict | None = None, files: dict | None = None):
+def key(name: str) -> str:
+    """A key as stages have it: 24 hexadecimal digits, behind the unit if there is one."""
+    unit, _, rest = name.rpartition("-")
+    return f"{unit}-{key(rest)}" if unit else hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def make(home: Path, stage: str, name: str, inputs: dict | None = None, files: dict | None = None):
     """A finished store whose manifest names the stores it was made from, as `runner.ensure` writes it."""
-    store = StageStore(home, stage, key)
-    for name, data in (files or {"data.bin": f"{stage}/{key}".encode()}).items():
-        store.write_bytes(name, data)
-    document = {name: {"": record.digest} for name, record in (inputs or {}).items()}
+    store = StageStore(home, stage, key(name))
+    for file, data in (files or {"data.bin": f"{stage}/{name}".encode()}).items():
+        store.write_bytes(file, data)
+    document = {stage: {"": record.digest} for stage, record in (inputs or {}).items()}
     return store.finalize({}, {"request": {"inputs": document}}, None)
 
 
@@ -35,9 +42,23 @@ def home(tmp_path):
     corpus, other = make(tmp_path, "corpus", "c1"), make(tmp_path, "corpus", "c2")
     dump = make(tmp_path, "activations", "a1", {"corpus": corpus})
     make(tmp_path, "activations", "a2", {"corpus": other})
-    publish(tmp_path, "first", [make(tmp_path, "score", "s1", {"geometry": dump})])
-    make(tmp_path, "geometry", "g-of-nobody", {"activations": dump})
+    rows = make(tmp_path, "geometry", "L01-g1", {"activations": dump})
+    publish(tmp_path, "first", [make(tmp_path, "score", "s1", {"geometry": rows})])
+    make(tmp_path, "geometry", "L01-nobody", {"activations": dump})
     return tmp_path
+
+
+def found_in(home: Path, stage: str, name: str):
+    return inspect_store(home, stage, key(name)).record
+
+
+def stores(*names: str) -> set[str]:
+    """`stage/key` of `stage/name`."""
+    return {f"{stage}/{key(name)}" for stage, name in (text.split("/") for text in names)}
+
+
+NEEDED = stores("score/s1", "geometry/L01-g1", "activations/a1", "corpus/c1")
+UNUSED = stores("corpus/c2", "activations/a2", "geometry/L01-nobody")
 
 
 def names(found) -> set[str]:
@@ -45,35 +66,39 @@ def names(found) -> set[str]:
 
 
 def test_what_a_study_refers_to_is_kept_with_everything_it_was_made_from(home):
-    assert referred(home) == {"score/s1"}  # its input names a stage `geometry` that has no such digest
-    dump = inspect_store(home, "activations", "a1").record
-    rows = make(home, "geometry", "L01-g1", {"activations": dump})
-    publish(home, "second", [make(home, "score", "s2", {"geometry": rows})])
-    assert referred(home) == {"score/s1", "score/s2", "geometry/L01-g1", "activations/a1", "corpus/c1"}
-    assert names(leftovers(home, 0)) == {"corpus/c2", "activations/a2", "geometry/g-of-nobody"}
+    assert referred(home) == NEEDED
+    assert names(leftovers(home, 0)) == UNUSED
 
 
-def test_a_kept_history_of_a_study_counts(home):
-    publish(home, "first", [inspect_store(home, "activations", "a2").record], "history/2026-01-01/study.json")
-    assert {"activations/a2", "corpus/c2"} <= referred(home)
+@pytest.mark.parametrize("where", ["history/study-20260101T000000Z.json", "runs/journal.json", "sensitivity.json"])
+def test_a_kept_history_a_journal_or_any_other_file_of_a_study_counts(home, where):
+    publish(home, "first", [found_in(home, "activations", "a2")], where)
+    assert referred(home) == NEEDED | stores("activations/a2", "corpus/c2")
 
 
-def test_published_results_keep_the_store_they_came_from_and_what_it_read(home):
-    dump = inspect_store(home, "activations", "a2").record
-    page = make(home, "locate", "l1", {"activations": dump}, {"locate.json": b'{"records": []}'})
-    path = home / "studies" / "first" / "locate.json"
-    path.write_bytes((page.path / "locate.json").read_bytes())
-    assert {"locate/l1", "activations/a2", "corpus/c2"} <= referred(home)
+def test_a_seal_remembers_an_old_score_and_keeps_no_store(home):
+    publish(home, "first", [found_in(home, "activations", "a2")], "sealed.json")
+    assert referred(home) == NEEDED
+
+
+def test_a_published_result_keeps_the_store_it_came_from_and_what_that_read(home):
+    dump = found_in(home, "activations", "a2")
+    page = make(home, "locate", "l1", {"activations": dump}, {"locate.json": b'{"selected": 3}'})
+    other = make(home, "locate", "l2", {"activations": dump}, {"locate.json": b'{"selected": 4}'})
+    (home / "studies" / "first" / "locate.json").write_text('{"selected": 3, "difference": "2 -> 3"}')
+    assert referred(home) == NEEDED | stores("locate/l1", "activations/a2", "corpus/c2")
+    assert page.digest != other.digest
 
 
 def test_a_hybrid_is_kept_with_its_training(home):
-    corpus = inspect_store(home, "corpus", "c1").record
-    training, stranger = make(home, "replace", "r1", {"corpus": corpus}), make(home, "replace", "r2")
+    training, stranger = (
+        make(home, "replace", "r1", {"corpus": found_in(home, "corpus", "c1")}),
+        make(home, "replace", "r2"),
+    )
     make(home, "hybrid", "h1", {"replace": training})
     make(home, "hybrid", "h2", {"replace": stranger})
-    publish(home, "first", [training])
-    assert {"replace/r1", "hybrid/h1"} <= referred(home)
-    assert {"replace/r2", "hybrid/h2"} <= names(leftovers(home, 0))
+    publish(home, "second", [training])
+    assert referred(home) == NEEDED | stores("replace/r1", "hybrid/h1")
 
 
 def test_an_unreadable_result_stops_the_search_instead_of_freeing_its_stores(home):
@@ -85,10 +110,10 @@ def test_an_unreadable_result_stops_the_search_instead_of_freeing_its_stores(hom
 def test_young_stores_are_left_out(home):
     assert leftovers(home, 1) == []
     old = time.time() - 3 * 86400
-    for path in (home / "corpus" / "c2", *(home / "corpus" / "c2").rglob("*")):
+    for path in (home / "corpus" / key("c2"), *(home / "corpus" / key("c2")).rglob("*")):
         os.utime(path, (old, old))
     (found,) = leftovers(home, 1)
-    assert found.path == home / "corpus" / "c2"
+    assert found.path == home / "corpus" / key("c2")
     assert found.age_days == pytest.approx(3, abs=0.01)
     assert found.bytes == sum(path.stat().st_size for path in found.path.rglob("*") if path.is_file())
 
@@ -97,8 +122,8 @@ def test_removal_frees_the_space_and_harms_nothing_that_is_needed(home):
     found = leftovers(home, 0)
     assert names(remove(home, found)) == names(found)
     assert leftovers(home, 0) == []
-    assert inspect_store(home, "score", "s1").state == "intact"
-    assert sorted(path.name for path in (home / "corpus").iterdir() if path.is_dir()) == []
+    assert inspect_store(home, "score", key("s1")).state == "intact"
+    assert [path.name for path in (home / "corpus").iterdir() if path.is_dir()] == [key("c1")]
 
 
 def test_unfinished_damaged_and_half_removed_folders_are_found(home):
@@ -164,6 +189,6 @@ def test_looking_writes_nothing(home):
 
 def test_a_store_that_is_being_made_again_meanwhile_stays(home):
     found = leftovers(home, 0)
-    with store_lock(home, "corpus", "c2"):
-        assert "corpus/c2" not in names(remove(home, found))
-    assert inspect_store(home, "corpus", "c2").state == "intact"
+    with store_lock(home, "corpus", key("c2")):
+        assert names(remove(home, found)) == UNUSED - stores("corpus/c2")
+    assert inspect_store(home, "corpus", key("c2")).state == "intact"
