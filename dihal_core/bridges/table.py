@@ -3,8 +3,9 @@
 Letters: B windows, T positions, D hidden size, S tokens seen in training, N rows (token states).
 
 Ours: the paper has no such control. A token that training never showed gets the mean of all states. The arm
-sees the embedding output like every other one and knows a token by it: a fingerprint of its bits in bfloat16,
-which is the same whatever dtype the backbone runs in.
+sees the embedding output like every other one and knows a token by it: a fingerprint of its bits in bfloat16. A
+table belongs to the backbone and dtype it was fitted on: families that scale their embedding (Gemma) round it
+differently in another dtype, and every token would be a new one.
 """
 
 import functools

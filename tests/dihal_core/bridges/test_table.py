@@ -107,11 +107,10 @@ def test_fingerprints_tell_every_token_of_a_large_vocabulary_apart():
     assert len(torch.unique(fingerprint(embedding[None]))) == distinct
 
 
-@pytest.mark.parametrize(("family", "known"), [("llama", True), ("gpt2", False)])
+@pytest.mark.parametrize(("family", "known"), [("llama", True), ("gemma3_text", True), ("gpt2", False)])
 def test_a_backbone_whose_first_state_holds_the_position_has_no_table(family, known, data):
-    overrides = (
-        {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 24} if known else {"n_head": 2}
-    )
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 24, "head_dim": 12}
+    overrides = heads if known else {"n_head": 2}
     settings = BackboneSettings(
         name="tiny", source="random", identifier=f"table-{family}", model_type=family, num_layers=2, hidden_size=D,
         vocab_size=VOCABULARY, num_parameters=1, dtype="float32", config_overrides=overrides,
@@ -123,3 +122,6 @@ def test_a_backbone_whose_first_state_holds_the_position_has_no_table(family, kn
         np.arange(70), "layer 1",
     )  # fmt: skip
     assert (arm is not None) == known
+    if arm is not None:
+        seen = fingerprint(backbone.embed(torch.from_numpy(tokens[:3]).long()))
+        assert torch.isin(seen[:, 1], arm.key_S).all()
