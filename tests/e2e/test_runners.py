@@ -58,12 +58,6 @@ def digests(home: Path) -> set[tuple[str, str, str]]:
     return found
 
 
-def makers(home: Path) -> set[int]:
-    """Processes that made units of the dump."""
-    records = home.glob("activations/*/commits/unit*.json")
-    return {json.loads(path.read_bytes())["process"] for path in records}
-
-
 @pytest.fixture(scope="module")
 def one_process(environment, tmp_path_factory):
     home = tmp_path_factory.mktemp("threads") / "runs"
