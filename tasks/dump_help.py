@@ -32,7 +32,7 @@ def _run_name() -> str:
     task_run_name=_run_name,
     cache_policy=NO_CACHE,
     persist_result=False,
-    tags=["dihal", "gpu"],
+    tags=["dihal"],  # not `gpu`: a helper that took the last slot would wait for the dump, which waits for a slot
 )
 def help_dump(request: dict[str, Any], number: int) -> dict[str, Any]:
     """Make units of the dump of `request` until none is left; return how fast."""

@@ -20,6 +20,7 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic_core import PydanticSerializationError
 
 from dihal_core.config import ComputeSettings
 from dihal_core.errors import ConfigError, ResourceError
@@ -143,7 +144,12 @@ class StudyTaskRunner(TaskRunner[PrefectFuture[Any]]):
         """Submit `task` to the threads or the cluster; the future is theirs."""
         if self._inner is None:
             raise ConfigError("the task runner is not started; a study runs inside a flow")
-        return self._inner.submit(task, parameters, wait_for, dependencies)
+        try:
+            return self._inner.submit(task, parameters, wait_for, dependencies)
+        except PydanticSerializationError as error:  # what Ctrl-C becomes while the flow's context is serialised
+            if "KeyboardInterrupt" in str(error):
+                raise KeyboardInterrupt from error
+            raise
 
 
 def choose_runner(compute: ComputeSettings) -> None:

@@ -6,6 +6,8 @@ import pkgutil
 import cloudpickle
 import pytest
 from prefect import Flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, model_serializer
 
 import flows
 from dihal_core.cores import usable_cores
@@ -94,6 +96,27 @@ def test_a_runner_travels_to_workers_and_is_threads_there():
         assert started.max_workers == 4
     with pytest.raises(ConfigError, match="not started"):
         travelled.submit(None, {})
+
+
+class Interrupted(BaseModel):
+    """What Ctrl-C meets when it arrives while a context is serialised."""
+
+    @model_serializer
+    def stop(self) -> dict:
+        raise KeyboardInterrupt
+
+
+class Serialising(ThreadPoolTaskRunner):
+    def submit(self, task, parameters, wait_for=None, dependencies=None):
+        return parameters["context"].model_dump()
+
+
+def test_an_interrupt_during_serialisation_is_an_interrupt(monkeypatch):
+    monkeypatch.setitem(CLUSTERS, "dask", lambda compute: Serialising(max_workers=1))
+    with StudyTaskRunner(1) as runner:
+        runner.connect(load_study("smoke", overrides=ELSEWHERE).compute)
+        with pytest.raises(KeyboardInterrupt):
+            runner.submit(None, {"context": Interrupted()})
 
 
 def test_a_cluster_that_does_not_answer_is_named():
