@@ -42,12 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from dihal_core.errors import ConfigError
     from dihal_core.housekeeping import DEFAULT_AGE_DAYS, leftovers, remove
+    from dihal_core.remote.address import remote_address
     from dihal_core.store import resolve_home
 
-    place = resolve_home(arguments.home)
-    if "://" in str(place):
-        raise ConfigError(f"`dihal gc` works on folders, not on {place}; use the expiry rules of that object store")
-    home = Path(place)
+    home = resolve_home(arguments.home)
+    address = remote_address(home)
+    if address is not None:
+        raise ConfigError(
+            f"`dihal gc` works on folders, not on {address}: other machines may be using its stores; `dihal leftovers` "
+            f"removes what killed uploads left there, and the working copy {home} may be deleted whenever no study runs"
+        )
     os.environ["DIHAL_HOME"] = str(home)
     age = DEFAULT_AGE_DAYS if arguments.older_than is None else arguments.older_than
     for name, days in (("--older-than", age), ("--prefect-days", arguments.prefect_days)):

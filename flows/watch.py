@@ -11,6 +11,7 @@ from prefect.states import Completed, State
 from dihal_core.errors import ConfigError, NetworkError
 from dihal_core.store import resolve_home
 from dihal_core.watching import hub_revision, memory_path, remember, remembered, study_parameters, watched
+from flows.guard import guard_run
 from flows.opening import show_core_logs
 from flows.options import flow_options
 
@@ -22,6 +23,7 @@ def watch(backbones: list[str] | None = None) -> State[Any]:
     Args:
         backbones: Presets to watch; None means all that come from the hub.
     """
+    guard_run()
     show_core_logs()
     targets = watched(backbones)
     looks = [look(target.backbone) for target in targets]

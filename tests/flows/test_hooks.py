@@ -16,8 +16,15 @@ from prefect.states import Completed, Crashed, Running
 from prefect.variables import Variable
 
 from flows import hooks
+from flows.ablate import ablate
+from flows.compare import compare
+from flows.evaluation import evaluate
 from flows.locate import locate
+from flows.replace import replace
+from flows.sensitivity import sensitivity
 from flows.study import full_study
+from flows.sweep import sweep
+from flows.watch import watch
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -69,7 +76,7 @@ def ends_badly(how: str):
 
 
 def test_every_flow_has_the_hooks():
-    for study in (full_study, locate):
+    for study in (ablate, compare, evaluate, full_study, locate, replace, sensitivity, sweep, watch):
         for name, functions in hooks.HOOKS.items():
             assert getattr(study, f"{name}_hooks") == functions
 

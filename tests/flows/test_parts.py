@@ -39,7 +39,7 @@ def test_a_flow_runs_the_stages_of_its_row_in_order(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_no_flow_starts_an_unbounded_number_of_threads(name):
-    assert STUDIES[name].task_runner._max_workers == MAX_TASKS
+    assert STUDIES[name].task_runner.max_workers == MAX_TASKS
 
 
 @pytest.fixture(scope="module")
