@@ -9,11 +9,12 @@ import threadpoolctl
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from dihal_core.cores import usable_cores
 from dihal_core.profiles import load_study
 from dihal_core.requests import StageRequest
 from dihal_core.runner import ensure
 from dihal_core.study import pin_device, request_for, units_of
-from tasks.capacity import cores, units_at_once
+from tasks.capacity import units_at_once
 from tasks.runners import StudyTaskRunner, choose_runner
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
@@ -67,11 +68,11 @@ def test_all_units_in_flight_together_use_no_more_threads_than_there_are_cores(
     settings = pin_device(load_study("smoke", overrides=overrides))
     at_once = units_at_once(stage, settings)
     units = list(units_of(stage, settings, prepared) or ())[-at_once:]
-    assert len(units) == at_once == min(2, cores())
+    assert len(units) == at_once == min(2, usable_cores())
     requests = [request_for(stage, settings, tmp_path, prepared, unit).to_json() for unit in units]
     found = probe(overrides, requests)
     assert all(readings for readings in found)
-    assert sum(max(reading[engine] for reading in readings) for readings in found) <= cores()
+    assert sum(max(reading[engine] for reading in readings) for readings in found) <= usable_cores()
     pools = {reading["process"]: reading["blas"] for readings in found for reading in readings}
-    assert sum(pools.values()) <= cores()
+    assert sum(pools.values()) <= usable_cores()
     assert len(pools) == (1 if runner == "threads" else at_once)
