@@ -51,6 +51,7 @@ class AblationArm:
 ABLATION_ARMS: dict[str, AblationArm] = {
     "ridge-3": AblationArm("ridge map, 3 tokens", "ridge", with_ridge(3)),
     "ridge-1": AblationArm("ridge map, 1 token", "ridge", with_ridge(1)),
+    "table": AblationArm("per-token table", "table"),
     "skip": AblationArm("skip (embedding only)", "skip"),
     "mlp": AblationArm("fast bridge", "bridge", as_mlp, diffusion=True, trained=True),
     "regressor": AblationArm("regressor of its size, no diffusion", "regressor", as_mlp, trained=True),

@@ -25,6 +25,7 @@ from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame, TrainedArm
 from dihal_core.bridges.regressor import RidgeArm
 from dihal_core.bridges.splits import split_by_document
+from dihal_core.bridges.table import fit_table
 from dihal_core.config import BridgeBase
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
@@ -200,6 +201,8 @@ def _train(
     progress: Progress,
 ) -> tuple[dict[str, Arm], Trained]:
     """Return the arm, trained by this attempt or an earlier one; one that takes no steps is returned as it is."""
+    if spec.arm == "table":
+        return {"table": _table(source, layer, train_windows)}, Trained({}, {}, {})
     arms = fresh_arms((spec.arm,), cast(Any, bridge), source.frame, seed)
     learning = trained_arms(arms)
     if bool(learning) != spec.trained:
@@ -226,6 +229,20 @@ def _train(
     )
     context.store.commit(CLOCK, clock.seconds())
     return arms, keep_trained(context.store, arms, runs, bridge, layer)
+
+
+def _table(source: BatchSource, layer: int, train_windows: np.ndarray) -> Arm:
+    lengths_N = torch.from_numpy(source.windows.lengths_N).long()
+    table = fit_table(
+        source.frame, source.backbone.embed, source.targets.states, source.windows.tokens_NT, lengths_N,
+        train_windows, f"layer {layer}",
+    )  # fmt: skip
+    if table is None:
+        raise ConfigError(
+            "the embedding output of this backbone holds positions, so no per-token table can be made of it; leave "
+            "`table` out of ablation.arms (`dihal ablate --arms ...`)"
+        )
+    return table
 
 
 class _Clock:
