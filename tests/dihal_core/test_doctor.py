@@ -7,7 +7,7 @@ from dihal_core.profiles import load_study
 
 def test_this_machine_passes_and_every_check_says_something(tmp_path):
     found = {name: (fine, text) for name, fine, text in checks(load_study("smoke"), tmp_path)}
-    assert set(found) == {"python", "pins", "packages", "disk", "memory", "device", "assets"}
+    assert set(found) == {"python", "pins", "packages", "disk", "store", "memory", "device", "assets"}
     assert all(text for _, text in found.values())
     for name in ("python", "pins", "packages", "disk"):
         assert found[name][0], found[name]

@@ -111,7 +111,8 @@ def test_a_dump_that_another_process_helped_with_has_the_bytes_of_one_made_alone
     assert helper.returncode == 0
     assert shared.digest == alone.digest
     makers = {json.loads(path.read_bytes()).get("process") for path in (shared.path / "commits").glob("unit*.json")}
-    assert makers == {os.getpid(), helper.pid}
+    assert helper.pid in makers  # a quick helper may have made them all
+    assert makers <= {os.getpid(), helper.pid}
 
 
 def test_a_helper_of_a_finished_dump_or_of_one_that_never_begins_leaves(corpus, tmp_path, caplog):
