@@ -106,7 +106,11 @@ def test_each_family_is_causal_and_its_blocks_matter(model_type):
     changed_BT = tokens_BT.clone()
     changed_BT[:, 9:] = (changed_BT[:, 9:] + 1) % VOCABULARY
     before_BTD, after_BTD = backbone.final(tokens_BT), backbone.final(changed_BT)
-    assert torch.equal(before_BTD[:, :9], after_BTD[:, :9])
+    if "num_experts_per_tok" in OVERRIDES.get(model_type, {}):
+        # An expert multiplies the tokens routed to it at once: their number, so also the last bits, depends on later ones.
+        torch.testing.assert_close(before_BTD[:, :9], after_BTD[:, :9], rtol=0, atol=1e-5)
+    else:
+        assert torch.equal(before_BTD[:, :9], after_BTD[:, :9])
     assert not torch.equal(before_BTD[:, 9:], after_BTD[:, 9:])
     assert not torch.equal(backbone.prefix(tokens_BT, 2), backbone.prefix(tokens_BT, 3))
 
