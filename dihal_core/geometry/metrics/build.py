@@ -55,9 +55,11 @@ def build_metrics(context: Any) -> dict[str, Any]:
                     embedding.rows_ND[chosen_N], hidden_ND, embedding.document_N[chosen_N], settings.seed
                 )
             )
-            found["logit_lens_ce"] = METRICS["logit_lens_ce"].compute(
-                hidden_ND[predicts_N], _head(backbone), targets_N[predicts_N]
-            )
+            found["logit_lens_ce"] = None  # rows that are last or mean states of a window have no next token
+            if predicts_N.any():
+                found["logit_lens_ce"] = METRICS["logit_lens_ce"].compute(
+                    hidden_ND[predicts_N], _head(backbone), targets_N[predicts_N]
+                )
             rows.append(found)
             summaries[layer] = view.summary()
         matrices = _matrices(summaries)
