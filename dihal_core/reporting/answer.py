@@ -117,7 +117,9 @@ def _caution_line(results: StudyResults) -> str:
     backbone = results.settings["backbone"]
     weights = f"weights quantised to {backbone['quantisation']}, " if backbone.get("quantisation") else ""
     missing = layer_ranges(list(results.gaps)) or "none"
-    return f"Caution    {weights}one seed ({results.settings['seed']}); layers missing from the sweep: {missing}"
+    trainings = results.settings["sweep"]["seeds"]
+    seeds = "one seed" if trainings == 1 else f"{trainings} trainings per layer in the sweep, all else from one seed"
+    return f"Caution    {weights}{seeds} ({results.settings['seed']}); layers missing from the sweep: {missing}"
 
 
 def _plain(value: Any) -> str:

@@ -21,12 +21,21 @@ PREDICTORS = {
     "ridge_r2": "ridge map R\u00b2 from the embedding",
 }
 LOSSES = {
-    "fvu": "fraction of variance unexplained (headline)",
-    "paper_bridge_loss": "training loss on validation",
+    "paper_bridge_loss": "weighted training objective on validation (the paper's bridge loss)",
+    "fvu": "fraction of variance unexplained (headline, ours)",
     "relative_mse": "mean squared error / total variance",
     "raw_mse": "mean squared error",
     "kl": "KL(teacher || hybrid)",
     "nll": "negative log-likelihood",
+}
+PAPER_LOSS = "paper_bridge_loss"
+SHORT = {
+    "paper_bridge_loss": "the paper's loss",
+    "fvu": "FVU",
+    "relative_mse": "relative MSE",
+    "raw_mse": "raw MSE",
+    "kl": "KL",
+    "nll": "NLL",
 }
 RULES = {"early": "Early", "middle": "Middle", "late": "Late", "score": "geometry score"}
 
@@ -221,17 +230,22 @@ def loss_table(agreement: Json) -> Table:
 
 
 def predictor_table(agreement: Json, loss: str = HEADLINE_LOSS) -> Table:
-    """Return every cheap predictor of `loss`, best first."""
+    """Return every cheap predictor of `loss`, best first, beside its correlation with the paper's loss."""
     columns = (
         Column("predictor", "predictor", "text"),
+        Column("paper_spearman", "Spearman, the paper's loss", "interval", decimals=2),
         Column("spearman", "Spearman", "interval", decimals=2),
         Column("kendall", "Kendall", "interval", decimals=2),
         Column("selected", "selects layer", "layer"),
         Column("rank_gap", "rank gap", "count"),
     )
     found = (agreement["losses"].get(loss) or {}).get("predictors") or {}
+    theirs = (agreement["losses"].get(PAPER_LOSS) or {}).get("predictors") or {}
     order = sorted(found, key=lambda name: -_or(found[name].get("spearman"), -2.0))
-    rows = [{**found[name], "predictor": _label(name)} for name in order]
+    rows = [
+        {**found[name], "predictor": _label(name), "paper_spearman": (theirs.get(name) or {}).get("spearman")}
+        for name in order
+    ]
     marks = tuple("selected" if name == "raw" else "" for name in order)
     return Table("predictors", f"Predictors of the bridge loss ({loss.upper()})", columns, tuple(rows), marks)
 
@@ -275,15 +289,30 @@ def partial_table(agreement: Json) -> Table:
 
 
 def rule_table(agreement: Json) -> Table:
-    """Return the paper's depth rules beside the score."""
+    """Return the paper's depth rules beside the score, with the rank of each layer by every loss."""
+    points = agreement.get("points") or []
+    names = ordered(agreement.get("losses"), LOSSES)
     columns = (
         Column("rule", "rule", "text"),
         Column("layer", "layer", "layer"),
-        Column("loss", "bridge loss"),
-        Column("rank", "observed rank", "count"),
+        Column("loss", f"bridge loss ({HEADLINE_LOSS.upper()})"),
+        *(Column(f"rank_{name}", f"rank by {SHORT.get(name, name)}", "count", "1 = lowest loss") for name in names),
     )
     rules = agreement.get("rules") or {}
     order = ordered(rules, RULES)
-    rows = [{**(rules[name] or {}), "rule": RULES.get(name, name)} for name in order]
+    rows = [
+        {
+            **(rules[name] or {}),
+            "rule": RULES.get(name, name),
+            **{f"rank_{loss}": _rank(points, loss, (rules[name] or {}).get("layer")) for loss in names},
+        }
+        for name in order
+    ]
     marks = tuple("selected" if name == "score" else "" for name in order)
     return Table("rules", "Early, Middle, Late and the score", columns, tuple(rows), marks)
+
+
+def _rank(points: Iterable[Json], loss: str, layer: int | None) -> int | None:
+    """Return 1 + the number of layers with a lower loss; None where the layer has none."""
+    known = {point["layer"]: point[loss] for point in points if point.get(loss) is not None}
+    return 1 + sum(value < known[layer] for value in known.values()) if layer in known else None

@@ -29,6 +29,13 @@ def test_one_evaluation_set_leaves_room_for_the_caution(data, results_for):
     assert lines[-1] == "Caution    weights quantised to Q4_1, one seed (0); layers missing from the sweep: 7"
 
 
+def test_a_sweep_of_several_seeds_is_not_called_one_seed(data, results_for):
+    del data["evaluate"]["eval_wiki"]
+    results = results_for(data)
+    results.settings["sweep"]["seeds"] = 3
+    assert "3 trainings per layer in the sweep, all else from one seed (0)" in answer_lines(results)[-1]
+
+
 def test_sentences_start_with_the_controls_that_win(data, results_for):
     kinds = [item["kind"] for item in build_answer(results_for(data))["sentences"]]
     assert kinds == sorted(kinds, key=["control", "caution", "support"].index)

@@ -65,25 +65,36 @@ def test_predictors_are_ranked_and_the_score_is_marked(data):
     assert table.rows[table.marks.index("selected")]["predictor"] == "geometry score S (paper)"
 
 
-def test_losses_come_headline_first_although_json_sorts_names(data):
+def test_the_papers_loss_comes_first_and_the_headline_next_although_json_sorts_names(data):
     data["agreement"]["losses"] = dict(sorted(data["agreement"]["losses"].items()))
     table = loss_table(data["agreement"])
-    assert table.rows[0]["loss"].startswith("fraction of variance unexplained")
-    assert table.mark(0) == "selected"
-    assert table.rows[0]["p"] == 0.0005
-    assert table.rows[0]["regret_5"] == 0.0
+    assert table.rows[0]["loss"].endswith("(the paper's bridge loss)")
+    assert table.rows[1]["loss"].startswith("fraction of variance unexplained")
+    assert [table.mark(0), table.mark(1)] == ["", "selected"]
+    assert table.rows[1]["p"] == 0.0005
+    assert table.rows[1]["regret_5"] == 0.0
 
 
 def test_a_partial_correlation_is_read_by_its_interval(data):
     found = data["agreement"]["losses"]["fvu"]["partial"]
     found["given_log_norm"] = {"value": 0.5, "low": 0.2, "high": 0.7, "p": 0.01}
-    readings = [row["reading"] for row in partial_table(data["agreement"]).rows[:3]]
+    readings = [row["reading"] for row in partial_table(data["agreement"]).rows[3:6]]
     assert readings == ["covers 0", "clear of 0", None]
 
 
 def test_rules_come_early_to_late_and_then_the_score(data):
     data["agreement"]["rules"] = dict(sorted(data["agreement"]["rules"].items()))
     assert [row["rule"] for row in rule_table(data["agreement"]).rows] == ["Early", "Middle", "Late", "geometry score"]
+
+
+def test_rules_and_predictors_are_judged_by_the_papers_loss_too(data):
+    agreement = data["agreement"]
+    points = {point["layer"]: point["paper_bridge_loss"] for point in agreement["points"]}
+    for row in rule_table(agreement).rows:
+        assert row["rank_paper_bridge_loss"] == 1 + sorted(points.values()).index(points[row["layer"]])
+    agreement["losses"]["paper_bridge_loss"]["predictors"] = {"depth": {"spearman": 0.25}}
+    depth = next(row for row in predictor_table(agreement).rows if row["predictor"].startswith("depth alone"))
+    assert (depth["paper_spearman"], depth["spearman"]) == (0.25, 0.961)
 
 
 def test_variants_and_stability_are_named_in_words(data):
