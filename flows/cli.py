@@ -56,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     _study_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print JSON")
     plan.add_argument(
-        "--flow", default="full-study", help="full-study, locate, sweep, replace, sensitivity (default: full-study)"
+        "--flow",
+        default="full-study",
+        help="full-study, locate, ablate, sweep, replace, evaluate, sensitivity (default: full-study)",
     )
     plan.add_argument("--settings", action="store_true", help="print every setting with its value and meaning")
 

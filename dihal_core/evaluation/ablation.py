@@ -20,6 +20,8 @@ from dihal_core.evaluation.summary import TEACHER
 from dihal_core.seeding import stream
 
 Json = dict[str, Any]
+NO_RIDGE = ("skip", "table")
+"""Arms in which the frozen ridge map plays no part."""
 
 
 def spread(values: Sequence[float]) -> Json:
@@ -130,6 +132,7 @@ class _Row:
             "parameters": first["parameters"],
             "steps": first["steps"],
             "tokens": first["tokens"],
+            "ridge_states": None if self.spec.arm in NO_RIDGE else first["train"]["fitted_states"],
             "training_flops": first["flops"],
             "forward_flops": first["forward_flops"][str(self.steps)],
             "fvu": spread([made["fvu"] for made in self.made]) if self.steps == min(map(int, counts)) else None,

@@ -1,7 +1,7 @@
 """What one should know about a layer's rows before believing its proxies.
 
 Large activations of single tokens or dimensions, duplicate rows and the norm explain most surprises in
-variance-based proxies (paper.md section 7 of the design notes; ours).
+variance-based proxies (ours; the paper counts none of them).
 """
 
 from typing import Any

@@ -94,6 +94,7 @@ def ablation_table(comparison: Json, seconds: dict[str, Json]) -> Table:
         Column("seeds", "seeds", "count"),
         Column("steps", "steps", "count"),
         Column("tokens", "tokens", "count"),
+        Column("ridge_states", "states its ridge was fitted on", "count"),
         Column("parameters", "parameters", "count"),
         Column("wall_seconds", "training, wall s", digits=3),
         Column("cpu_seconds", "training, CPU s", digits=3),
@@ -191,6 +192,10 @@ def markdown_page(backbone: str, study: str, seed: int, comparison: Json, table:
         f"- Brackets are {level} intervals from resampling documents, of the mean over seeds; all rows share the resamples, "
         "so ratios and differences are paired. They do not cover what another seed changes: that is the column over seeds "
         "(median, smallest to largest) and the last one.\n"
+        "- Ridge maps, alone or under a bridge, are fitted in closed form on the first `bridge.ridge_windows` training "
+        "windows, the per-token table on all of them: compare the states with the tokens a bridge was trained on.\n"
+        "- Whoever chooses an architecture by these figures has used up their documents: choose with "
+        "`corpus.evaluation_part=development`, quote from `test` (the default).\n"
         "- FVU is of one sampler step, on training documents kept out of training. Parameters are those that are trained, "
         "or fitted in closed form; the frozen ridge base of the trained arms is not among them.\n"
         "- Forward FLOPs are counted from the operators that run for one window, ridge base included. Seconds are of this "

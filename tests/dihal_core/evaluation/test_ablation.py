@@ -15,7 +15,7 @@ def result(arm: str, kl: list[float], seed: int = 0, steps: tuple[int, ...] = (1
     rows = {(f"{arm}@{count}" if diffusion else arm): count for count in steps}
     return {
         "arm": arm, "seed": seed, "layer": 1, "set": "eval_wiki", "conventions": {"kl": "nats"},
-        "bridge": {"kind": "mlp"}, "parameters": 10, "steps": 4, "tokens": 1000, "flops": 5, "fvu": 0.2 + 0.01 * seed,
+        "bridge": {"kind": "mlp"}, "parameters": 10, "steps": 4, "tokens": 1000, "flops": 5, "train": {"fitted_states": 700}, "fvu": 0.2 + 0.01 * seed,
         "forward_flops": {str(count): 100.0 * count for count in steps},
         "per_document": {
             "document": [3, 5, 8, 9], "tokens": TOKENS,
@@ -96,3 +96,12 @@ def test_results_on_other_documents_are_refused_and_so_is_nothing():
         compare_arms([result("mlp", LOW, diffusion=True), other], 10, 0.95, 0)
     with pytest.raises(ArtifactError, match="no arm of the comparison"):
         compare_arms([], 10, 0.95, 0)
+
+
+def test_a_row_tells_how_many_states_its_ridge_has_seen():
+    rows = rows_of(
+        result("mlp", LOW, diffusion=True), result("ridge-3", HIGH), result("table", HIGH), result("skip", HIGH)
+    )
+    assert {name: rows[name]["ridge_states"] for name in ("mlp@1", "ridge-3", "table", "skip")} == {
+        "mlp@1": 700, "ridge-3": 700, "table": None, "skip": None,
+    }  # fmt: skip

@@ -11,7 +11,7 @@ def row(name, kl, difference=None, control=False, steps=None, seeds=3):
     arm = name.partition("@")[0]
     return {
         "row": name, "arm": arm, "label": arm, "sampling_steps": steps, "control": control, "kind": "mlp", "seeds": seeds,
-        "parameters": 7, "steps": 40, "tokens": 4000, "training_flops": 9, "forward_flops": 2e6,
+        "parameters": 7, "steps": 40, "tokens": 4000, "ridge_states": 900, "training_flops": 9, "forward_flops": 2e6,
         "fvu": {"values": [0.1, 0.2], "median": 0.15, "low": 0.1, "high": 0.2},
         "kl": interval(kl), "nll": interval(3.0), "ppl": interval(20.0, 1.0), "top1": interval(0.8),
         "kl_seeds": {"values": [kl], "median": kl, "low": kl, "high": kl},
