@@ -1,6 +1,7 @@
 """The answers in words; a control that wins is named first."""
 
 from dihal_core.reporting.formatting import (
+    bounds_of,
     integer,
     interval_text,
     joined,
@@ -92,15 +93,26 @@ def quality_sentences(hybrid: list[Json]) -> list[Json]:
 
 
 def where_sentence(where: Json | None) -> list[Json]:
-    """Return a caution if another layer than the selected one has the largest S in more document resamples."""
-    if where is None or where["most_probable"] in (None, where["selected_layer"]):
+    """Return cautions: another layer has the largest S in more document resamples; S lies outside its own interval."""
+    if where is None:
         return []
+    sentences, bounds = [], bounds_of(where["score"])
+    value = value_of(where["score"])
+    if bounds is not None and value is not None and not bounds[0] <= value <= bounds[1]:
+        text = (
+            f"S of layer {where['selected_layer']} ({number(value)}) lies outside its own interval "
+            f"({number(bounds[0])} to {number(bounds[1])}): the layer was picked for a large score, and resampled documents "
+            "do not repeat it; there are too few of them to trust this interval or this pick."
+        )
+        sentences.append(_said("caution", "where", text))
+    if where["most_probable"] in (None, where["selected_layer"]):
+        return sentences
     text = (
         f"Layer {where['selected_layer']} has the largest mean score, but layer {where['most_probable']} wins more often "
         f"when documents are resampled ({number(where['most_probable_share'], decimals=2)} against "
         f"{number(where['selection_probability'], decimals=2)}): the selection is not settled."
     )
-    return [_said("caution", "where", text)]
+    return [*sentences, _said("caution", "where", text)]
 
 
 def sweep_sentence(sweeps: dict[int, Json]) -> Json | None:

@@ -102,3 +102,13 @@ def test_an_unsettled_selection_is_a_caution(data):
     (sentence,) = where_sentence(where_answer(data["score"], 30))
     assert sentence["kind"] == "caution"
     assert "layer 4 wins more often when documents are resampled (0.70 against 0.30)" in sentence["text"]
+
+
+def test_a_score_outside_its_own_interval_is_a_caution(data):
+    row = next(row for row in data["score"]["layers"] if row["layer"] == data["score"]["selected_layer"])
+    row["score"] = {"value": 1.75, "low": -1.64, "high": 1.41, "se": 0.8}
+    (sentence,) = where_sentence(where_answer(data["score"], 30))
+    assert sentence["kind"] == "caution"
+    assert "(1.75) lies outside its own interval" in sentence["text"]
+    row["score"]["high"] = 1.8
+    assert where_sentence(where_answer(data["score"], 30)) == []
