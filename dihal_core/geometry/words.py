@@ -34,7 +34,9 @@ def agreement_sentences(result: Mapping[str, Any], score: Mapping[str, Any]) -> 
     sentences = []
     if result["missing_layers"]:
         missing = layer_ranges(result["missing_layers"])
-        sentences.append(f"No bridge was trained at {missing}; correlations are over the other layers.")
+        sentences.append(
+            f"No bridge was trained at {missing}; correlations, ranks and regrets are over the other layers."
+        )
     value = block["spearman"]["value"]
     if value is None:
         why = "fewer than three layers have a loss" if block["layers"] < 3 else "the score or the loss is constant"
@@ -58,7 +60,9 @@ def _pick(block: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
     if block["rank_gap"] is None:
         return [f"The selected layer {picked} has no loss, so its rank is unknown; the best observed layer is {best}."]
     if picked == best:
-        return [f"The selected layer {picked} has the lowest loss of all candidates."]
+        all_trained = block["layers"] == len(score["candidate_layers"])
+        among = "all candidates" if all_trained else f"the {block['layers']} layers that were trained"
+        return [f"The selected layer {picked} has the lowest loss of {among}."]
     return [
         f"The selected layer {picked} has rank {block['rank_gap'] + 1} of {block['layers']} by observed loss; "
         f"the best is layer {best}, whose loss is {block['regret']['1']:.3g} lower."

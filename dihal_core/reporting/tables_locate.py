@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dihal_core.reporting.formatting import percent
 from dihal_core.reporting.palette import ordered_arms
 from dihal_core.reporting.questions import HEADLINE_LOSS, PARTIALS
 from dihal_core.reporting.results import Json
@@ -216,7 +217,10 @@ def loss_table(agreement: Json) -> Table:
         Column("best_predicted", "best predicted", "layer"),
         Column("best_observed", "best observed", "layer"),
         Column("rank_gap", "rank gap", "count", "observed rank of the selected layer minus 1"),
-        *(Column(f"regret_{k}", f"regret@{k}", help=f"loss of the best of the top {k}, minus the best") for k in "135"),
+        *(
+            Column(f"regret_{k}", _regret_label(agreement, k), help=f"loss of the best of the top {k}, minus the best")
+            for k in "135"
+        ),
     )
     rows = []
     order = ordered(agreement["losses"], LOSSES)
@@ -227,6 +231,12 @@ def loss_table(agreement: Json) -> Table:
         rows.append({**block, **regret, "loss": LOSSES.get(name, name), "p": p})
     marks = tuple("selected" if name == HEADLINE_LOSS else "" for name in order)
     return Table("agreement", "Does the score predict the loss?", columns, tuple(rows), marks)
+
+
+def _regret_label(agreement: Json, top: str) -> str:
+    """Return what training only the `top` layers by score would have saved beside the name of its regret."""
+    saved = (agreement.get("compute_saved") or {}).get(top)
+    return f"regret@{top}" if saved is None else f"regret@{top} ({percent(saved)} of the sweep saved)"
 
 
 def predictor_table(agreement: Json, loss: str = HEADLINE_LOSS) -> Table:

@@ -151,6 +151,9 @@ def test_missing_layers_are_named_and_the_others_compared():
     assert result["losses"]["fvu"]["spearman"]["value"] == pytest.approx(1.0)
     assert [point["layer"] for point in result["points"]] == [1, 2, 3, 6, 7, 8, 10, 11, 12]
     assert result["sentences"][0].startswith("No bridge was trained at layers 4 to 5, 9")
+    assert any(
+        sentence.endswith("has the lowest loss of the 9 layers that were trained.") for sentence in result["sentences"]
+    )
 
 
 def test_a_missing_selected_layer_has_no_rank():

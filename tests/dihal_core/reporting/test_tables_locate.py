@@ -75,6 +75,13 @@ def test_the_papers_loss_comes_first_and_the_headline_next_although_json_sorts_n
     assert table.rows[1]["regret_5"] == 0.0
 
 
+def test_what_training_fewer_layers_saves_stands_beside_its_regret(data):
+    data["agreement"]["compute_saved"] = {"1": 28 / 29, "3": 26 / 29, "5": 24 / 29}
+    labels = {column.key: column.label for column in loss_table(data["agreement"]).columns}
+    assert labels["regret_3"].startswith("regret@3 (90")
+    assert labels["regret_5"].startswith("regret@5 (83")
+
+
 def test_a_partial_correlation_is_read_by_its_interval(data):
     found = data["agreement"]["losses"]["fvu"]["partial"]
     found["given_log_norm"] = {"value": 0.5, "low": 0.2, "high": 0.7, "p": 0.01}
