@@ -68,7 +68,8 @@ def seed_agreement(
             if not seeds["improves_on_ridge"]
         ],
         "missing_layers": [layer for layer in candidates if layer not in layers],
-        "interval": "seeds, validation documents and documents of the score resampled together",
+        "interval": "between seeds: validation documents resampled; score and mean loss: seeds, validation documents and "
+        "documents of the score resampled together, layers as they are",
     }
     if DOCUMENT_LOSS in blocks and len(layers) >= MIN_LAYERS:
         columns = [list(candidates).index(layer) for layer in layers]
