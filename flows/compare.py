@@ -7,6 +7,8 @@ from prefect.runtime import flow_run
 
 from dihal_core.comparing import compare_studies
 from dihal_core.store import resolve_home
+from flows.guard import guard_run
+from flows.opening import show_core_logs
 from flows.options import flow_options
 from tasks.concluding import comparison_outcome
 
@@ -22,6 +24,8 @@ def compare(studies: list[str] | None = None) -> dict[str, Any]:
     Args:
         studies: Folders under `studies/`, in the order of the table; None means all, oldest first.
     """
+    guard_run()
+    show_core_logs()
     home = resolve_home()
     found = compare_studies(home, studies)
     return comparison_outcome(home, found)
