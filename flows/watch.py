@@ -5,8 +5,9 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from dihal_core.errors import ConfigError, NetworkError
 from dihal_core.remote.link import home_uri
