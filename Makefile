@@ -39,6 +39,7 @@ test: $(STAMP)-test style
 
 ## make test-slow  crash drills and the end-to-end study with a real server and worker (minutes)
 test-slow: $(STAMP)-test
+	@$(PIP) -e ".[test,dask,ray]" # without them the cluster tests would be skipped
 	@$(BIN)/python -m pytest -m slow
 
 ## make test-gpu   tests that need a CUDA device
