@@ -1,5 +1,8 @@
 import io
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +11,7 @@ from dihal_core.profiles import load_study
 from dihal_core.study import study_folder
 from flows import safety
 from flows.study import full_study
+from tasks import redaction
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +104,9 @@ def test_secrets_of_the_environment_never_pass_a_log_handler(monkeypatch):
     logger = logging.getLogger("dihal_core")
     logger.addHandler(handler)
     try:
-        safety.redact_logs()
-        safety.redact_logs()
-        assert len([one for one in handler.filters if isinstance(one, safety.Redaction)]) == 1
+        redaction.redact_logs()
+        redaction.redact_logs()
+        assert len([one for one in handler.filters if isinstance(one, redaction.Redaction)]) == 1
         logger.warning("asked with %s and %s", "hf_abcdefgh12345678", "short")
         try:
             raise ValueError("header Authorization: Bearer hf_abcdefgh12345678")
@@ -112,9 +116,24 @@ def test_secrets_of_the_environment_never_pass_a_log_handler(monkeypatch):
         logger.removeHandler(handler)
     written = stream.getvalue()
     assert "hf_abcdefgh12345678" not in written
-    assert f"asked with {safety.HIDDEN} and short" in written
-    assert f"Bearer {safety.HIDDEN}" in written
+    assert f"asked with {redaction.HIDDEN} and short" in written
+    assert f"Bearer {redaction.HIDDEN}" in written
     assert "Traceback" in written
+
+
+WORKER = """
+import logging
+from tasks import workers
+workers._prepare_process()
+logging.getLogger("dihal_core.remote").info("asked with abcdefgh12345678secret")
+"""
+
+
+def test_a_worker_of_a_cluster_hides_secrets_too():
+    secret = {"AWS_SECRET_ACCESS_KEY": "abcdefgh12345678secret"}  # pragma: allowlist secret
+    done = subprocess.run([sys.executable, "-c", WORKER], env={**os.environ, **secret}, capture_output=True, text=True)
+    assert done.stdout == f"INFO asked with {redaction.HIDDEN}\n", done.stderr
+    assert "abcdefgh12345678secret" not in done.stderr
 
 
 def test_a_run_of_a_deployment_is_held_to_the_permissions(prefect_server, home, monkeypatch):
