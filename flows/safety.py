@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
+from dihal_core.remote.link import home_uri
 
 ARCHIVE_PLACES = "DIHAL_ARCHIVE_PLACES"
 REMOTE_CODE = "DIHAL_ALLOW_REMOTE_CODE"
@@ -25,10 +26,14 @@ def require_permitted(settings: StudySettings, home: Path | str) -> None:
     """
     archive = settings.compute.archive_url
     if archive is not None:
-        places = [str(home), *filter(None, (place.strip() for place in os.environ.get(ARCHIVE_PLACES, "").split(",")))]
+        places = [
+            str(home),
+            home_uri(Path(home)),
+            *filter(None, (place.strip() for place in os.environ.get(ARCHIVE_PLACES, "").split(","))),
+        ]
         if not any(_inside(archive, place) for place in places):
             raise ConfigError(
-                f"compute.archive_url {archive!r} lies outside DIHAL_HOME ({home}); a deployment writes there only if "
+                f"compute.archive_url {archive!r} lies outside DIHAL_HOME ({places[1]}); a deployment writes there only if "
                 f"its worker runs with {ARCHIVE_PLACES} naming that place"
             )
     if settings.backbone.trust_remote_code and os.environ.get(REMOTE_CODE) != "1":

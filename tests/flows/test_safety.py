@@ -8,6 +8,7 @@ import pytest
 
 from dihal_core.errors import ConfigError
 from dihal_core.profiles import load_study
+from dihal_core.store import resolve_home
 from dihal_core.study import study_folder
 from flows import safety
 from flows.study import full_study
@@ -48,6 +49,14 @@ def test_an_archive_inside_the_home_is_permitted_unless_a_link_leads_out(tmp_pat
     (home / "way-out").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="outside DIHAL_HOME"):
         safety.require_permitted(smoke(compute__archive_url=str(home / "way-out" / "x")), home)
+
+
+def test_an_archive_inside_a_remote_home_is_permitted(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIHAL_CACHE", str(tmp_path))
+    home = resolve_home("s3://bucket/runs")
+    safety.require_permitted(smoke(compute__archive_url="s3://bucket/runs/cold"), home)
+    with pytest.raises(ConfigError, match=r"outside DIHAL_HOME \(s3://bucket/runs\)"):
+        safety.require_permitted(smoke(compute__archive_url="s3://bucket/run"), home)
 
 
 def test_downloaded_code_needs_the_operators_permission(tmp_path, monkeypatch):
