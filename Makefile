@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(T
 HOME_OF_STUDY ?=
 STUDY := $(if $(HOME_OF_STUDY),--home $(HOME_OF_STUDY)) --profile $(PROFILE) --seed $(SEED) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(SET),--set $(SET))
 
-.PHONY: help types study test test-slow test-gpu style links audit secrets check bench coverage ci up down plan install clean
+.PHONY: help types study test test-slow test-gpu style links audit secrets check bench coverage ci image up down plan install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +39,7 @@ test: $(STAMP)-test style
 
 ## make test-slow  crash drills and the end-to-end study with a real server and worker (minutes)
 test-slow: $(STAMP)-test
+	@$(PIP) -e ".[test,dask,ray]" # without them the cluster tests would be skipped
 	@$(BIN)/python -m pytest -m slow
 
 ## make test-gpu   tests that need a CUDA device
@@ -88,6 +89,10 @@ ci:
 	began=$$SECONDS; home=$$(mktemp -d); $(MAKE) --no-print-directory study HOME_OF_STUDY=$$home; code=$$?; \
 		$(BIN)/dihal down --home $$home; rm -rf $$home; \
 		echo "== quickstart: $$(( (SECONDS - began + 30) / 60 )) min; all: $$(( SECONDS / 60 )) min"; exit $$code
+
+## make image      build the container image and run a smoke study in it (needs a container engine)
+image:
+	@docker/smoke.sh
 
 ## make up         local Prefect server and worker on loopback, everything deployed
 up: $(STAMP)

@@ -5,6 +5,7 @@ from typing import Any
 
 from dihal_core.errors import ArtifactError, ConfigError, nearest
 from dihal_core.history import Json, difference, first_bridge, read_result, score_of
+from dihal_core.remote.link import pull_studies
 
 RESULTS = ("study.json", "replace.json", "sweep.json", "locate.json")
 """Results of a study's folder, the fullest first."""
@@ -61,6 +62,7 @@ def compare_studies(home: Path, studies: list[str] | None = None) -> Json:
     ArtifactError
         If a result is unreadable.
     """
+    pull_studies(home, RESULTS)
     if studies is None:
         found = finished_results(home)
         studies = sorted(found, key=lambda name: found[name].stat().st_mtime)

@@ -7,6 +7,7 @@ from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.history import Json
 from dihal_core.profiles import known_paths, with_overrides
+from dihal_core.remote.link import pull_studies
 from dihal_core.store import inspect_store
 from dihal_core.study import Records
 
@@ -29,6 +30,7 @@ def evaluable(home: Path, study: str | None, overrides: dict[str, object] | None
     ConfigError
         If there is no such study, or a setting is none that an evaluation may change.
     """
+    pull_studies(home, EVALUATED)
     path, result = load_result(home, study, EVALUATED)
     for name in overrides or {}:
         if not name.startswith(("evaluation.", "compute.")):

@@ -7,17 +7,21 @@ also after a kill and after an edit of the code. It changes no result and no key
 import datetime
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from dihal_core.history import Json, read_result
+from dihal_core.remote.link import share_journal
 from dihal_core.store import dump_json, write_atomically
 
 RUNS = "runs"
 EARLIER = 20
 """Earlier runs of the flow whose process is remembered."""
+SHARED_EVERY_S = 15.0
+"""Seconds between two uploads to a remote home while units are asked for; begin, stages and end are told at once."""
 
 
 class RunJournal:
@@ -57,7 +61,9 @@ class RunJournal:
                 "flow_run_name": flow_run.get("name"),
             },
             "earlier": earlier[:EARLIER],
+            "steps": 0,
         }
+        self._shared_at = 0.0
         self._write()
 
     def expect(self, stage: str, units: int) -> None:
@@ -71,15 +77,19 @@ class RunJournal:
     def note(self, stage: str, label: str, store_stage: str, key: str) -> None:
         """Note that unit `label` of `stage` is asked for; its store is `<home>/<store_stage>/<key>`."""
         self.content["stages"][stage]["keys"][label] = f"{store_stage}/{key}"
-        self._write()
+        self._write(SHARED_EVERY_S)
 
     def close(self, state: str, message: str | None = None) -> None:
         """Note how the run ended: `finished`, `partial` or `failed`."""
         self.content.update(state=state, message=message, ended=now())
         self._write()
 
-    def _write(self) -> None:
+    def _write(self, unless_within_s: float = 0.0) -> None:
+        self.content["steps"] += 1
         write_atomically(self.path, dump_json(self.content), durable=False)
+        if time.monotonic() - self._shared_at >= unless_within_s:
+            share_journal(self.path)
+            self._shared_at = time.monotonic()
 
 
 def now() -> str:

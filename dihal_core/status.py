@@ -1,12 +1,17 @@
-"""How far every study of a home is, from manifests, locks and journals alone: no server, no hashing, no torch."""
+"""How far every study of a home is, from manifests, locks and journals alone: no server, no hashing, no torch.
+
+Of a remote home it tells what all machines did; that something is being made at this moment shows on its maker's only.
+"""
 
 import contextlib
 import fcntl
 from pathlib import Path
 from typing import Any
 
+from dihal_core.errors import NetworkError
 from dihal_core.history import Json, read_result
 from dihal_core.journal import RUNS, process_alive
+from dihal_core.remote.link import home_uri, pull_journals, state_elsewhere
 from dihal_core.store import MANIFEST
 
 NEEDED = {"study", "flow", "state", "order", "stages", "process", "settings", "started"}
@@ -27,11 +32,16 @@ def lock_held(home: Path, stage: str, key: str) -> bool:
     return False
 
 
-def store_state(home: Path, store: str) -> Json:
+def store_state(home: Path, store: str, elsewhere: bool = True) -> Json:
     """Return `{"state", "committed"}` of a store `stage/key`: done, running, partial or absent.
 
     `done` means that its manifest is there; its files are not hashed. `committed` counts the units of work that a
-    resume will find.
+    resume will find. With `elsewhere` a remote home is asked for what this machine does not have.
+
+    Raises
+    ------
+    NetworkError, ResourceError
+        If a remote home cannot be asked.
     """
     stage, _, key = store.partition("/")
     if (home / stage / key / MANIFEST).is_file():
@@ -40,12 +50,14 @@ def store_state(home: Path, store: str) -> Json:
     commits = sum(1 for _ in (partial / "commits").glob("*.json")) if partial.is_dir() else 0
     if lock_held(home, stage, key):
         return {"state": "running", "committed": commits}
-    return {"state": "partial" if partial.is_dir() else "absent", "committed": commits}
+    state = "partial" if partial.is_dir() else "absent"
+    there, kept = state_elsewhere(home, stage, key) if elsewhere else ("absent", 0)
+    return {"state": state if there == "absent" else there, "committed": 0 if there == "done" else max(commits, kept)}
 
 
-def stage_status(home: Path, stage: str, facts: Json) -> Json:
+def stage_status(home: Path, stage: str, facts: Json, elsewhere: bool = True) -> Json:
     """Return one stage of a run: its state, counts of units by state, committed work, what is being made."""
-    found = {label: store_state(home, store) for label, store in facts["keys"].items()}
+    found = {label: store_state(home, store, elsewhere) for label, store in facts["keys"].items()}
     counts = {state: sum(item["state"] == state for item in found.values()) for state in ("done", "running", "partial")}
     units = max(facts["units"] if facts["units"] is not None else 0, len(found))
     begun = facts["units"] is not None
@@ -65,9 +77,9 @@ def stage_status(home: Path, stage: str, facts: Json) -> Json:
     }
 
 
-def run_status(home: Path, journal: Json) -> Json:
+def run_status(home: Path, journal: Json, elsewhere: bool = True) -> Json:
     """Return what is true of the last run of a study."""
-    stages = [stage_status(home, name, journal["stages"][name]) for name in journal["order"]]
+    stages = [stage_status(home, name, journal["stages"][name], elsewhere) for name in journal["order"]]
     process = journal["process"]
     alive = process_alive(process)
     state, message = journal["state"], journal.get("message")
@@ -101,7 +113,16 @@ def journals_of(home: Path) -> list[Json]:
 
 
 def home_status(home: Path) -> Json:
-    """Return `{"home", "studies", "other"}`; `other` are unfinished stores that belong to no study's last run."""
+    """Return `{"home", "studies", "other", "missed"}`; `other` are unfinished stores that belong to no study's last run.
+
+    `missed` says why a remote home could not be asked, None if it was: then only this machine's part is told.
+
+    Raises
+    ------
+    ResourceError, ConfigError
+        If permission for a remote home is denied, or its address cannot be used.
+    """
+    missed = pull_journals(home)
     journals = journals_of(home)
     listed = {store for item in journals for facts in item["stages"].values() for store in facts["keys"].values()}
     older = {path.parent.name for path in (home / "studies").glob("*/*.json")} - {item["study"] for item in journals}
@@ -109,12 +130,22 @@ def home_status(home: Path) -> Json:
     for partial in sorted(home.glob("*/*.partial")):
         store = f"{partial.parent.name}/{partial.name.removesuffix('.partial')}"
         if store not in listed:
-            other.append({"store": store, **store_state(home, store)})
+            other.append({"store": store, **store_state(home, store, elsewhere=False)})
     studies: list[Json] = []
     for item in journals:
         with contextlib.suppress(KeyError, TypeError, AttributeError):  # a journal of another version
-            studies.append(run_status(home, item))
-    return {"home": str(home), "studies": studies, "without_journal": sorted(older), "other": other}
+            try:
+                studies.append(run_status(home, item, elsewhere=missed is None))
+            except NetworkError as error:
+                missed = str(error)
+                studies.append(run_status(home, item, elsewhere=False))
+    return {
+        "home": home_uri(home),
+        "studies": studies,
+        "without_journal": sorted(older),
+        "other": other,
+        "missed": missed,
+    }
 
 
 def untrue_runs(home: Path, running: list[dict[str, Any]]) -> list[Json]:
@@ -142,6 +173,8 @@ def untrue_runs(home: Path, running: list[dict[str, Any]]) -> list[Json]:
 def format_status(status: Json) -> str:
     """Return the status as text for the terminal."""
     lines = [f"home {status['home']}"]
+    if status["missed"]:
+        lines.append(f"only what this machine knows of it: {status['missed']}")
     if not status["studies"]:
         lines.append("no study was run here yet; `dihal study` starts one")
     for study in status["studies"]:

@@ -17,7 +17,7 @@ from dihal_core.history import KEPT, with_history
 from dihal_core.hybrid.sources import HYBRID
 from dihal_core.profiles import backbone_names, load_study, resolve_backbone
 from dihal_core.provenance import package_version
-from dihal_core.remote.link import finished_manifests, pull_study, push_study, read_manifest
+from dihal_core.remote.link import finished_manifests, pull_studies, pull_study, push_study, read_manifest
 from dihal_core.requests import Inputs, StageRequest, make_request
 from dihal_core.stages import FLOWS, STAGES
 from dihal_core.store import MANIFEST, StageRecord, dump_json, write_atomically
@@ -206,6 +206,7 @@ def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledg
     """Copy page and result of a flow's last store into the study's folder and return the path of the page."""
     folder = study_folder(home, settings)
     folder.mkdir(parents=True, exist_ok=True)
+    pull_studies(home, KEPT)  # what came before may have been studied on another machine
     for name in PUBLISHED[report.stage]:
         data = (report.path / name).read_bytes()
         write_atomically(folder / name, with_history(home, folder, name, data) if name in KEPT else data)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.config import StudySettings
-from dihal_core.errors import ConfigError, NetworkError
+from dihal_core.errors import ConfigError, DihalError, NetworkError
 from dihal_core.journal import now
 from dihal_core.profiles import backbone_names, load_study, profile_for, resolve_backbone
-from dihal_core.store import dump_json, write_atomically
+from dihal_core.remote.link import home_uri, read_shared, write_shared
+from dihal_core.store import dump_json
 from dihal_core.study import slug
 
 LARGE = 2e9
@@ -101,9 +102,9 @@ def hub_revision(identifier: str, branch: str = "main") -> str:
     return commit
 
 
-def memory_path(home: Path, backbone: str) -> Path:
-    """Return the file that remembers the last revision of a backbone."""
-    return home / "watch" / f"{slug(backbone)}.json"
+def memory_name(backbone: str) -> str:
+    """Return the file, relative to the home, that remembers the last revision of a backbone."""
+    return f"watch/{slug(backbone)}.json"
 
 
 def remembered(home: Path, backbone: str) -> dict[str, Any]:
@@ -113,17 +114,22 @@ def remembered(home: Path, backbone: str) -> dict[str, Any]:
     ------
     ConfigError
         If the file is unreadable: guessing could start a study twice or never.
+    NetworkError, ResourceError
+        If a remote home cannot be asked.
     """
-    path = memory_path(home, backbone)
+    name = memory_name(backbone)
     try:
-        data = json.loads(path.read_bytes())
+        found = read_shared(home, name)
+        if found is None:
+            return {}
+        data = json.loads(found)
         if not isinstance(data, dict) or not isinstance(data.get("revision"), str):
             raise ValueError("no revision")
-    except FileNotFoundError:
-        return {}
+    except DihalError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path} is unreadable ({error}); remove it, the next look notes the revision anew"
+            f"{home_uri(home)}/{name} is unreadable ({error}); remove it, the next look notes the revision anew"
         ) from error
     return data
 
@@ -133,7 +139,7 @@ def remember(home: Path, target: Watched, revision: str, flow_run: str | None = 
     before = remembered(home, target.backbone)
     started = {**before.get("started", {}), **({revision: flow_run} if flow_run else {})}
     content = {"backbone": target.backbone, "identifier": target.identifier, "revision": revision, "seen": now()}
-    write_atomically(memory_path(home, target.backbone), dump_json({**content, "started": started}))
+    write_shared(home, memory_name(target.backbone), dump_json({**content, "started": started}))
 
 
 def study_parameters(target: Watched, revision: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Make a server ready: the bucket of DIHAL_HOME, every work pool the deployments name, and the deployments.
+"""Make a server ready: the bucket of DIHAL_HOME, every work pool the deployments name, deployments and automations.
 
 Runs once, beside a healthy Prefect server; safe to run again.
 """
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import yaml
+
+from dihal_core.errors import DihalError
 
 PREFECT_FILE = Path("deployments/prefect.yaml")
 POOL_TYPE = os.environ.get("DIHAL_POOL_TYPE", "process")
@@ -38,8 +40,18 @@ def pools(prefect_file: Path) -> list[str]:
     return sorted({item["work_pool"]["name"] for item in deployments})
 
 
+def automate() -> None:
+    """Apply the automations, which crash runs whose process is gone; the sentence of a refusal is ours."""
+    from flows.automations import apply_automations
+
+    try:
+        apply_automations(os.environ["PREFECT_API_URL"], Path(), lambda line: sys.stdout.write(f"{line}\n"))
+    except DihalError as error:
+        sys.exit(f"dihal: {error}")
+
+
 def main() -> None:
-    """Bucket, pools, deployments, in this order."""
+    """Bucket, pools, deployments, automations, in this order."""
     home = os.environ.get("DIHAL_HOME", "")
     if home.startswith("s3://"):
         make_bucket(home)
@@ -48,6 +60,7 @@ def main() -> None:
         extra = ["--base-job-template", template] if template else []
         prefect("work-pool", "create", pool, "--type", POOL_TYPE, "--overwrite", *extra)
     prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
+    automate()
 
 
 if __name__ == "__main__":

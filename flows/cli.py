@@ -227,7 +227,10 @@ def _up(arguments: argparse.Namespace) -> int:
 
     gpus, before = operating.chosen_gpus(arguments.gpus), operating.active_schedules(url)
     server.ensure_worker(home, url, console.say, gpus)
-    server.deploy(home, url, project, console.say)
+    try:
+        server.deploy(home, url, project, console.say)
+    finally:  # neither a file with a mistake nor a misspelt --schedules may stop what runs every night
+        operating.restore_schedules(url, before)
     automations.apply_automations(url, project, console.say)
     operating.operate(home, url, arguments.schedules, before, gpus, console.say)
     console.say(f"Prefect UI: {url.removesuffix('/api')}")

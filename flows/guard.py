@@ -7,7 +7,8 @@ from prefect.runtime import deployment, flow_run
 from dihal_core.config import StudySettings
 from flows.hooks import mark_earlier_lost_tasks
 from flows.outliving import outlive_worker
-from flows.safety import redact_logs, require_permitted
+from flows.safety import require_permitted
+from tasks.redaction import redact_logs
 
 
 def guard_run() -> None:

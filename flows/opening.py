@@ -16,7 +16,7 @@ from dihal_core.store import resolve_home
 from dihal_core.study import pin_settings, stages_of
 from flows.guard import guard_run, guard_settings
 from tasks.runners import choose_runner
-from tasks.slots import ensure_limits, visible_gpus
+from tasks.slots import ensure_limits, gpu_slots, visible_gpus
 from tasks.study import StudyRun
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def begin(study: StudyRun, flow: str) -> None:
     told = crowded(study.settings)
     if told is not None:
         log.warning(told)
-    if study.settings.compute.device == "cuda" or study.settings.geometry.backend == "torch-cuda":
+    if any(gpu_slots(study.settings, stage) for stage in stages_of(flow, study.settings)):
         ensure_limits(visible_gpus())
 
 

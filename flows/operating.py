@@ -40,6 +40,12 @@ def active_schedules(url: str) -> set[str]:
         return {slug for slug, (_, schedule) in schedules(client).items() if schedule.active}
 
 
+def restore_schedules(url: str, before: Iterable[str]) -> None:
+    """Turn on again what ran before a deploy, which turned all off; schedules the file no longer has are gone."""
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        switch_schedules(client, set(before) & set(schedules(client)))
+
+
 def operate(
     home: Path, url: str, wanted: list[str] | None, before: set[str], gpus: list[str], say: Callable[[str], None]
 ) -> None:
@@ -59,7 +65,7 @@ def operate(
     """
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         say(f"deployed: {', '.join(deployment_names(client))}")
-        running = switch_schedules(client, before if wanted is None else wanted)
+        running = switch_schedules(client, set(before) & set(schedules(client)) if wanted is None else wanted)
         say(f"schedules that run: {', '.join(running) or 'none; `dihal up --schedules NAME ...` turns them on'}")
         _gpu_queue(client, len(gpus))
         ensure_limits(gpus)

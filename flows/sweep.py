@@ -3,7 +3,8 @@
 from typing import Any
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows.opening import flow_run_name, open_study
 from flows.options import flow_options

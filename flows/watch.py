@@ -5,12 +5,14 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from dihal_core.errors import ConfigError, NetworkError
+from dihal_core.remote.link import home_uri
 from dihal_core.store import resolve_home
-from dihal_core.watching import hub_revision, memory_path, remember, remembered, study_parameters, watched
+from dihal_core.watching import hub_revision, remember, remembered, study_parameters, watched
 from flows.guard import guard_run
 from flows.opening import show_core_logs
 from flows.options import flow_options
@@ -66,9 +68,8 @@ def look(backbone: str) -> dict[str, Any]:
 
 def conclude(looks: list[dict[str, Any]]) -> State[Any]:
     """Show what was seen; a backbone the hub did not answer for is unknown, which is no failure."""
-    home = resolve_home()
+    folder = f"{home_uri(resolve_home())}/watch"
     rows = "\n".join(f"| {item['backbone']} | {item['status']} | {item['text']} |" for item in looks)
-    folder = memory_path(home, "x").parent
     create_markdown_artifact(
         f"## Watched backbones\n\n| backbone | status | |\n|---|---|---|\n{rows}\n\n---\nMemory: `{folder}`",
         key="watched-backbones",
@@ -77,5 +78,5 @@ def conclude(looks: list[dict[str, Any]]) -> State[Any]:
     counts = {status: sum(item["status"] == status for item in looks) for status in ("changed", "unchanged", "unknown")}
     return Completed(
         message="; ".join(answer) if counts["unknown"] else ", ".join(f"{n} {status}" for status, n in counts.items()),
-        data={"answer": answer, "looks": looks, "report": str(folder), "failed_layers": {}},
+        data={"answer": answer, "looks": looks, "report": folder, "failed_layers": {}},
     )

@@ -39,8 +39,8 @@ def worker_environment() -> dict[str, str]:
 
 
 def _dask(compute: ComputeSettings) -> TaskRunner[Any]:
-    import dask
-    from prefect_dask import DaskTaskRunner
+    import dask.config
+    from prefect_dask.task_runners import DaskTaskRunner
 
     if compute.runner_address is not None:
         return DaskTaskRunner(address=compute.runner_address)
@@ -61,7 +61,7 @@ def _dask(compute: ComputeSettings) -> TaskRunner[Any]:
 
 def _ray(compute: ComputeSettings) -> TaskRunner[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    from prefect_ray import RayTaskRunner
+    from prefect_ray.task_runners import RayTaskRunner
 
     if compute.runner_address is not None:
         return RayTaskRunner(address=compute.runner_address)

@@ -36,11 +36,20 @@ def slot_of(gpu: str) -> str:
     return f"gpu-{artifact_key(platform.node(), gpu)}"
 
 
+def on_gpu(settings: StudySettings, stage: str) -> bool:
+    """Return whether a task of `stage` computes on a GPU."""
+    if stage == "geometry":
+        return settings.geometry.backend == "torch-cuda"
+    return settings.compute.device == "cuda" and stage in GPU_STAGES
+
+
 def gpu_slots(settings: StudySettings, stage: str) -> list[str]:
     """Return the tags of the GPUs a task of `stage` occupies: none on the CPU, all that are visible for a model
-    spread over them, one per dump worker, else the first."""
-    on_gpu = settings.compute.device == "cuda" and stage in GPU_STAGES
-    if not on_gpu and not (stage == "geometry" and settings.geometry.backend == "torch-cuda"):
+    spread over them, one per dump worker, else the first.
+
+    A cluster with an address has GPUs of its own, which this machine cannot name: none of ours is occupied.
+    """
+    if not on_gpu(settings, stage) or settings.compute.runner_address is not None:
         return []
     gpus = visible_gpus() or ["0"]
     if settings.backbone.device_map is not None:
@@ -51,8 +60,7 @@ def gpu_slots(settings: StudySettings, stage: str) -> list[str]:
 
 def task_tags(settings: StudySettings, stage: str) -> list[str]:
     """Return all tags of a task that will run; `gpu` marks every GPU task, whichever GPU it holds."""
-    slots = gpu_slots(settings, stage)
-    return ["dihal", *(["gpu", *slots] if slots else [])]
+    return ["dihal", *(["gpu", *gpu_slots(settings, stage)] if on_gpu(settings, stage) else [])]
 
 
 def ensure_limits(gpus: list[str]) -> None:

@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from dihal_core.errors import ConfigError
 from dihal_core.provenance import package_version
 from dihal_core.requests import StageRequest, snapshot_code, stage_code
+from tasks.redaction import redact_logs
 
 LOGGERS = ("dihal_core", "tasks", "flows")
 
@@ -47,6 +48,7 @@ def _prepare_process() -> None:
         for console in logging.getLogger(None if name == "root" else name).handlers:
             if isinstance(console, logging.StreamHandler):
                 console.setLevel(logging.ERROR)  # the rest stands in the UI
+    redact_logs()
 
 
 def check_same_code(request: StageRequest) -> None:

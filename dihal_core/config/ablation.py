@@ -47,8 +47,8 @@ class AblationSettings(Settings):
     validation_fraction: float = Field(
         0.02, gt=0, lt=1, description="Windows, by document, kept out of training for FVU (ours)."
     )
-    training: AblationTrainingSettings = AblationTrainingSettings()
-    unet: SmallUnetSettings = SmallUnetSettings()
+    training: AblationTrainingSettings = AblationTrainingSettings()  # pyright: ignore[reportCallIssue]
+    unet: SmallUnetSettings = SmallUnetSettings()  # pyright: ignore[reportCallIssue]
     sampling_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
         (1, 4), min_length=1, description="Sampler steps at which diffusion arms are evaluated (ours)."
     )

@@ -3,13 +3,13 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from dihal_core.remote.address import is_address, remote_address, working_copy
-from dihal_core.store import MANIFEST, StageRecord, read_json
+from dihal_core.store import MANIFEST, StageRecord, read_json, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -174,13 +174,13 @@ def pull_study(home: Path, name: str) -> None:
         studies.pull(address, home, name)
 
 
-def pull_studies(home: Path) -> None:
-    """Bring the folders of all studies from a remote home."""
+def pull_studies(home: Path, only: Collection[str] = ()) -> None:
+    """Bring the folders of all studies from a remote home, or `only` these files of each."""
     address = remote_address(home)
     if address is not None:
         from dihal_core.remote import studies
 
-        studies.pull_all(address, home)
+        studies.pull_all(address, home, only)
 
 
 def push_study(home: Path, name: str) -> str | None:
@@ -191,3 +191,64 @@ def push_study(home: Path, name: str) -> str | None:
     from dihal_core.remote import studies
 
     return studies.push(address, home, name)
+
+
+def share_journal(path: Path) -> None:
+    """Let other machines see the journal `<home>/studies/<name>/runs/<flow>.json` of a run; nothing for a local home."""
+    home = path.parents[3]
+    address = remote_address(home)
+    if address is not None:
+        from dihal_core.remote import journals
+
+        journals.push(address, home, path)
+
+
+def pull_journals(home: Path) -> str | None:
+    """Bring the journals of a remote home's other machines; return None, or why they could not be had."""
+    address = remote_address(home)
+    if address is None:
+        return None
+    from dihal_core.remote import journals
+
+    return journals.pull(address, home)
+
+
+def state_elsewhere(home: Path, stage: str, key: str) -> tuple[str, int]:
+    """Return what a remote home holds of a store, done, partial or absent, and how many units a snapshot has committed.
+
+    Raises
+    ------
+    NetworkError, ResourceError
+        If it cannot be asked.
+    """
+    address = remote_address(home)
+    if address is None:
+        return "absent", 0
+    from dihal_core.remote import home as remote
+    from dihal_core.remote import partial
+
+    if remote.remote_home(address).is_there(stage, key):
+        return "done", 0
+    commits = partial.committed(address, stage, key)
+    return ("absent", 0) if commits is None else ("partial", commits)
+
+
+def read_shared(home: Path, name: str) -> bytes | None:
+    """Return a small file of a home that all its machines share, None if there is none."""
+    address = remote_address(home)
+    if address is None:
+        return (home / name).read_bytes() if (home / name).exists() else None
+    from dihal_core.remote.home import remote_home
+
+    return remote_home(address).objects.read(name)
+
+
+def write_shared(home: Path, name: str, data: bytes) -> None:
+    """Write a small file of a home that all its machines share."""
+    address = remote_address(home)
+    if address is None:
+        write_atomically(home / name, data)
+        return
+    from dihal_core.remote.home import remote_home
+
+    remote_home(address).objects.write(name, data)

@@ -141,7 +141,7 @@ def restore(remote: RemoteHome, home: Path, stage: str, key: str) -> bool:
     """Fetch the snapshot of an unfinished store if it is further than what is here; say whether it was."""
     place, folder = _place(stage, key), home / stage / f"{key}.partial"
     try:
-        files: dict[str, dict[str, Any]] = json.loads(remote.objects.read(f"{place}/{INDEX}") or b"null")["files"]
+        files = _index(remote, place)
     except (ValueError, KeyError, TypeError):
         return False
     if folder.is_dir() and _commit_count(iter(files)) <= len(list((folder / COMMITS).glob("*.json"))):
@@ -162,6 +162,18 @@ def restore(remote: RemoteHome, home: Path, stage: str, key: str) -> bool:
     os.rename(coming, folder)
     log.info("%s/%s goes on from a snapshot with %d committed units", stage, key, _commit_count(iter(files)))
     return True
+
+
+def committed(address: str, stage: str, key: str) -> int | None:
+    """Return how many committed units the snapshot of an unfinished store holds, None if there is no snapshot."""
+    try:
+        return _commit_count(iter(_index(remote_home(address), _place(stage, key))))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _index(remote: RemoteHome, place: str) -> dict[str, dict[str, Any]]:
+    return json.loads(remote.objects.read(f"{place}/{INDEX}") or b"null")["files"]
 
 
 def forget(address: str, stage: str, key: str) -> None:

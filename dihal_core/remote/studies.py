@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 INDEX = "published.json"
 STUDIES = "studies"
+RUNS = "runs"
+"""Folder of a study that is not in its index: the journals of its runs (`remote.journals`)."""
 LAST = "study.json"
 """Result file: it is brought last, so that a study whose result is there is whole."""
 ATTEMPTS = 3
@@ -34,6 +37,7 @@ def push(address: str, home: Path, name: str) -> str:
     remote = remote_home(address)
     folder, place = home / STUDIES / name, f"{STUDIES}/{name}"
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".tmp"]
+    paths = [path for path in paths if path.relative_to(folder).parts[0] != RUNS]
     files = {
         path.relative_to(folder).as_posix(): {
             "sha256": sha256_of(path),
@@ -52,7 +56,8 @@ def push(address: str, home: Path, name: str) -> str:
         lambda item: remote.objects.upload(folder / item, f"{place}/{item}", files[item]["sha256"]),
     )
     remote.objects.write(f"{place}/{INDEX}", dump_json({"format": 1, "files": files}))
-    remote.objects.remove(f"{place}/{item}" for item in sorted(set(earlier) - set(files)))
+    gone = sorted(item for item in set(earlier) - set(files) if not item.startswith(f"{RUNS}/"))
+    remote.objects.remove(f"{place}/{item}" for item in gone)
     return f"{address}/{place}"
 
 
@@ -64,8 +69,8 @@ def _index(remote: RemoteHome, name: str) -> dict[str, dict[str, Any]]:
     return files if isinstance(files, dict) else {}
 
 
-def pull(address: str, home: Path, name: str) -> bool:
-    """Bring a study's folder up to date with the remote one; False if there is none.
+def pull(address: str, home: Path, name: str, only: Collection[str] = ()) -> bool:
+    """Bring a study's folder, or `only` these files of it, up to date with the remote one; False if there is none.
 
     Raises
     ------
@@ -81,6 +86,8 @@ def pull(address: str, home: Path, name: str) -> bool:
             return False
         wrong = ""
         for item in sorted(files, key=lambda item: (item == LAST, item)):
+            if item.startswith(f"{RUNS}/") or (only and item not in only):
+                continue
             path = folder / item
             if path.is_file() and sha256_of(path) == files[item]["sha256"]:
                 continue
@@ -97,11 +104,11 @@ def pull(address: str, home: Path, name: str) -> bool:
     )
 
 
-def pull_all(address: str, home: Path) -> None:
-    """Bring every study's folder; without a connection the ones on this machine are used, with a warning."""
+def pull_all(address: str, home: Path, only: Collection[str] = ()) -> None:
+    """Bring every study's folder, or `only` these files of each; without a connection the ones on this machine are used, with a warning."""
     remote = remote_home(address)
     try:
         for name in remote.objects.folders(STUDIES):
-            pull(address, home, name)
+            pull(address, home, name, only)
     except NetworkError as error:
         log.warning("%s; using the studies on this machine", error)

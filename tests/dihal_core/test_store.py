@@ -102,7 +102,7 @@ def test_nan_is_refused_in_json(tmp_path):
 
 def test_a_url_with_credentials_as_home_is_refused_in_a_sentence():
     with pytest.raises(ConfigError, match="before '@'"):
-        resolve_home("s3://key:secret@bucket/runs")
+        resolve_home("s3://key:secret@bucket/runs")  # pragma: allowlist secret
 
 
 def test_a_store_that_does_not_fit_is_refused_with_both_sizes(tmp_path):

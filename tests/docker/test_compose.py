@@ -97,6 +97,14 @@ def test_the_worker_serves_a_pool_that_the_deployments_name(compose):
         assert pool[1] in named
 
 
+def test_gpu_runs_go_to_the_gpu_worker_and_no_other(compose):
+    queues = {}
+    for name in ("worker", "gpu-worker"):
+        command = compose["services"][name]["command"]
+        queues[name] = command[command.index("--work-queue") + 1]
+    assert queues == {"worker": "default", "gpu-worker": "gpu"}  # as deployments/prefect.yaml calls them
+
+
 def test_secrets_are_drawn_once_unlike_each_other_and_for_this_user_only(tmp_path: Path, compose):
     def draw() -> str:
         folder = {**os.environ, "DIHAL_SECRETS": str(tmp_path / "s")}

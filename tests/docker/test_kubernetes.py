@@ -71,7 +71,7 @@ def test_credentials_can_come_from_a_prefect_block_and_the_deployment_holds_a_re
     Secret(value="drawn-for-this-test").save(name)
     reference = {"env": {"AWS_SECRET_ACCESS_KEY": f"{{{{ prefect.blocks.secret.{name} }}}}"}}
     environment = {item["name"]: item.get("value") for item in container(render(template, reference))["env"]}
-    assert environment["AWS_SECRET_ACCESS_KEY"] == "drawn-for-this-test"
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "drawn-for-this-test"  # pragma: allowlist secret
     assert "drawn-for-this-test" not in json.dumps(reference)
 
 

@@ -99,6 +99,8 @@ def test_a_schedule_that_was_switched_on_fires_and_stays_on_over_another_up(oper
     assert wrong.returncode == 2
     assert "did you mean 'often'" in wrong.stderr
     assert dihal(project, home, "up", "--schedules", "often").returncode == 0
+    assert dihal(project, home, "up", "--schedules", "oftn").returncode == 2  # and stops nothing
+    assert [item.slug for one in client.read_deployments() for item in one.schedules if item.active] == ["often"]
     run = wait_for(finished_study(client, seed=7, profile="smoke"), 240, "run of the schedule")
     assert run.auto_scheduled
     assert run.state_name == "Completed", run.state.message

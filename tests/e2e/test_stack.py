@@ -235,6 +235,9 @@ def test_a_study_on_postgresql_and_s3_has_the_results_of_sqlite_and_a_folder(sta
 
     with urllib.request.urlopen(f"http://127.0.0.1:{stack.health_port}/health", timeout=10) as reply:
         assert reply.status == 200
+    assert query(stack.postgres, stack.secrets, "select name from automation where name like 'dihal-dead%'") == [
+        ("dihal-dead-runs",)
+    ]
     rows = query(stack.postgres, stack.secrets, "select state_type from flow_run")
     assert rows == [("COMPLETED",)]
     (tasks,) = (

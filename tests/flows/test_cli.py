@@ -19,7 +19,7 @@ from flows.cli import COMMANDS, main
         (["plan", "--set", "geometry.kk=3"], "did you mean 'geometry.k'"),
         (["plan", "--set", "geometry.k=many"], "geometry.k = 'many'"),
         (["plan", "--set", "replace.layer=99"], "outside 1..29"),
-        (["plan", "--home", "s3://key:word@bucket"], "before '@'"),
+        (["plan", "--home", "s3://key:word@bucket"], "before '@'"),  # pragma: allowlist secret
         (["study", "--profile", "smoke", "--force", "swep"], "did you mean 'sweep'"),
         (["up"], "run this from the project folder"),
     ],

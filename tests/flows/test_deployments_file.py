@@ -1,6 +1,8 @@
 """deployments/prefect.yaml against the code it names."""
 
 import importlib
+import re
+from inspect import getsource
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,13 @@ def test_a_deployment_names_a_flow_its_parameters_and_a_queue(name):
     assert set(DEPLOYMENTS[name]["parameters"]) == set(flow.parameters.model_dump()["properties"])
     assert DEPLOYMENTS[name]["description"]
     assert DEPLOYMENTS[name]["work_pool"]["work_queue_name"] == ("gpu" if name.endswith("-gpu") else "default")
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_deployed_flow_sees_to_its_logs_and_its_worker_first(name):
+    module, _, function = DEPLOYMENTS[name]["entrypoint"].rpartition(".")
+    source = getsource(getattr(importlib.import_module(module), function).fn)
+    assert re.search(r"\b(guard_run|open_study|open_finished)\(", source)  # the last two begin with the first
 
 
 def test_every_flow_has_a_deployment():

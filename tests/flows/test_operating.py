@@ -10,7 +10,7 @@ from prefect.context import FlowRunContext
 from dihal_core.errors import ConfigError
 from flows.locate import locate
 from flows.opening import refuse_forgotten_parameters
-from flows.operating import chosen_gpus, deployment_names, schedules, switch_schedules
+from flows.operating import chosen_gpus, deployment_names, restore_schedules, schedules, switch_schedules
 
 GIVEN = {"profile": "smoke", "backbone": "random-llama-tiny"}
 
@@ -33,6 +33,9 @@ def test_a_schedule_keeps_its_parameters_when_it_is_switched(prefect_server):
         assert found["first-slug"][1].parameters == GIVEN
         with pytest.raises(ConfigError, match="did you mean 'second-slug'"):
             switch_schedules(client, ["secnd-slug"])
+        switch_schedules(client, [])
+        restore_schedules(prefect_server, {"second-slug", "no-longer-in-the-file"})  # as after a deploy
+        assert [schedules(client)[slug][1].active for slug in ("first-slug", "second-slug")] == [False, True]
         switch_schedules(client, [])
         assert not schedules(client)["first-slug"][1].active
         assert schedules(client)["first-slug"][1].parameters == GIVEN

@@ -1,13 +1,18 @@
 import io
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
 from dihal_core.errors import ConfigError
 from dihal_core.profiles import load_study
+from dihal_core.store import resolve_home
 from dihal_core.study import study_folder
 from flows import safety
 from flows.study import full_study
+from tasks import redaction
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +49,14 @@ def test_an_archive_inside_the_home_is_permitted_unless_a_link_leads_out(tmp_pat
     (home / "way-out").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="outside DIHAL_HOME"):
         safety.require_permitted(smoke(compute__archive_url=str(home / "way-out" / "x")), home)
+
+
+def test_an_archive_inside_a_remote_home_is_permitted(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIHAL_CACHE", str(tmp_path))
+    home = resolve_home("s3://bucket/runs")
+    safety.require_permitted(smoke(compute__archive_url="s3://bucket/runs/cold"), home)
+    with pytest.raises(ConfigError, match=r"outside DIHAL_HOME \(s3://bucket/runs\)"):
+        safety.require_permitted(smoke(compute__archive_url="s3://bucket/run"), home)
 
 
 def test_downloaded_code_needs_the_operators_permission(tmp_path, monkeypatch):
@@ -100,9 +113,9 @@ def test_secrets_of_the_environment_never_pass_a_log_handler(monkeypatch):
     logger = logging.getLogger("dihal_core")
     logger.addHandler(handler)
     try:
-        safety.redact_logs()
-        safety.redact_logs()
-        assert len([one for one in handler.filters if isinstance(one, safety.Redaction)]) == 1
+        redaction.redact_logs()
+        redaction.redact_logs()
+        assert len([one for one in handler.filters if isinstance(one, redaction.Redaction)]) == 1
         logger.warning("asked with %s and %s", "hf_abcdefgh12345678", "short")
         try:
             raise ValueError("header Authorization: Bearer hf_abcdefgh12345678")
@@ -112,9 +125,24 @@ def test_secrets_of_the_environment_never_pass_a_log_handler(monkeypatch):
         logger.removeHandler(handler)
     written = stream.getvalue()
     assert "hf_abcdefgh12345678" not in written
-    assert f"asked with {safety.HIDDEN} and short" in written
-    assert f"Bearer {safety.HIDDEN}" in written
+    assert f"asked with {redaction.HIDDEN} and short" in written
+    assert f"Bearer {redaction.HIDDEN}" in written
     assert "Traceback" in written
+
+
+WORKER = """
+import logging
+from tasks import workers
+workers._prepare_process()
+logging.getLogger("dihal_core.remote").info("asked with abcdefgh12345678secret")
+"""
+
+
+def test_a_worker_of_a_cluster_hides_secrets_too():
+    secret = {"AWS_SECRET_ACCESS_KEY": "abcdefgh12345678secret"}  # pragma: allowlist secret
+    done = subprocess.run([sys.executable, "-c", WORKER], env={**os.environ, **secret}, capture_output=True, text=True)
+    assert done.stdout == f"INFO asked with {redaction.HIDDEN}\n", done.stderr
+    assert "abcdefgh12345678secret" not in done.stderr
 
 
 def test_a_run_of_a_deployment_is_held_to_the_permissions(prefect_server, home, monkeypatch):

@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from dihal_core.errors import ConfigError, NetworkError
 from dihal_core.profiles import load_study
 from dihal_core.study import study_name
-from dihal_core.watching import Watched, hub_revision, memory_path, remember, remembered, study_parameters, watched
+from dihal_core.watching import Watched, hub_revision, memory_name, remember, remembered, study_parameters, watched
 from flows.study import full_study
 from flows.watch import watch
 
@@ -81,7 +81,7 @@ def test_an_unreadable_memory_is_refused_for_guessing_could_start_a_study_twice(
     target = watched(["qwen3-8b"])[0]
     remember(tmp_path, target, OLD)
     assert remembered(tmp_path, "qwen3-8b")["revision"] == OLD
-    memory_path(tmp_path, "qwen3-8b").write_text("{")
+    (tmp_path / memory_name("qwen3-8b")).write_text("{")
     with pytest.raises(ConfigError, match="remove it"):
         remembered(tmp_path, "qwen3-8b")
 

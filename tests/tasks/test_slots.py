@@ -33,6 +33,13 @@ def test_dump_workers_and_spread_models_take_a_slot_per_gpu(monkeypatch):
     assert gpu_slots(spread, "evaluate") == [slot_of(gpu) for gpu in "012"]
 
 
+def test_a_cluster_elsewhere_occupies_no_gpu_of_this_machine(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    there = {**CUDA, "compute.runner": "dask", "compute.runner_address": "tcp://elsewhere:8786"}
+    assert task_tags(load_study("smoke", overrides=there), "sweep") == ["dihal", "gpu"]
+    assert task_tags(load_study("smoke", overrides=there), "score") == ["dihal"]
+
+
 def test_no_visible_gpu_is_told_from_the_environment(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
