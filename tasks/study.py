@@ -1,10 +1,12 @@
 """Runs the stages of one study as Prefect tasks, in order, each unit a task run of its own."""
 
+import functools
 import logging
 import queue
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
@@ -41,6 +43,25 @@ from tasks.stopping import stops_tasks
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def told_in_journal(step: Callable[P, R]) -> Callable[P, R]:
+    """Close the journal of a `StudyRun` whose `step` fails, so that `dihal status` says failed and why."""
+
+    @functools.wraps(step)
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return step(*arguments, **options)
+        except Exception as error:
+            journal: RunJournal | None = arguments[0].journal  # type: ignore[attr-defined]
+            if journal is not None and journal.content["state"] == "running":
+                journal.close("failed", str(error) or type(error).__name__)
+            raise
+
+    return wrapped
+
 
 class StudyRun:
     """State of one study while its flow runs: records by stage, failures, and what each stage took."""
@@ -67,6 +88,7 @@ class StudyRun:
         self._memory, self._help = PeakMemory(), DumpHelp(settings)
         self._results: list[Any] = []  # kept alive: Prefect draws edges by object id, and freed ids come back
 
+    @told_in_journal
     @stops_tasks
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
@@ -186,6 +208,7 @@ class StudyRun:
         """Whether any candidate trains a bridge for the comparison with the score."""
         return self.settings.sweep_layers != "none"
 
+    @told_in_journal
     def seal(self) -> None:
         """Commit the selection before the first bridge is trained."""
         sealed = seal_selection(self.home, self.settings, self.record("score"))
@@ -233,6 +256,7 @@ class StudyRun:
         ]
         return sum(read_manifest(record)["bytes"] for record in records)
 
+    @told_in_journal
     def finish(self, stage: str = "report") -> dict[str, Any]:
         """Publish the page of the flow's last stage and the ledger; return the result as a small record."""
         report = self.record(stage)

@@ -23,8 +23,8 @@ UNREACHABLE = (
     "timed out",
     "HTTPError",
     "NameResolution",
-    "403",
-    "404",
+    "403 Client Error",
+    "404 Client Error",
 )
 
 
