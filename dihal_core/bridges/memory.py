@@ -72,7 +72,8 @@ class ContextMemory:
 
     def _rotary(self, position: int, like: Tensor) -> tuple[Tensor, Tensor]:
         if self._table is None or len(self._table[0]) <= position:
-            head_width = self.transformer.width // self.transformer.blocks[0].heads
+            block: Any = self.transformer.blocks[0]
+            head_width = int(self.transformer.width) // block.heads
             self._table = rotary_table(2 * (position + 1), head_width, like)
         return self._table[0][position], self._table[1][position]
 
