@@ -17,7 +17,7 @@ from dihal_core.errors import ConfigError, ResourceError
 from dihal_core.geometry.draws import distinct_pairs
 from dihal_core.geometry.proxies import PROXIES, Proxies, measure
 from dihal_core.geometry.rows import require_rows
-from dihal_core.geometry.score import score_proxies
+from dihal_core.geometry.scoring import score_proxies
 from dihal_core.seeding import stream
 
 NUM_PAIRS = 5000

@@ -13,7 +13,7 @@ from dihal_core.errors import ConfigError, NumericsError, ResourceError
 from dihal_core.geometry import ProxySettings, measure, score_layers
 from dihal_core.geometry.layers import draw_pairs, require_memory
 from dihal_core.geometry.proxies import PROXIES
-from dihal_core.geometry.score import zscore
+from dihal_core.geometry.scoring import zscore
 
 
 def layers(count=4, n=80, d=12, seed=0):
