@@ -119,7 +119,8 @@ def compare(
             if layer in sweep
         ],
         "headline": HEADLINE,
-        "interval": "layers resampled with replacement, each time with the score of another resample of documents",
+        "interval": "layers resampled with replacement, each time with the score of another resample of documents; "
+        "widened to the value where it lies outside",
     }
     seeds = seed_agreement(sweep, scores, replicate_BL, candidates, LOSSES, replicates, confidence, seed)
     if seeds is not None:

@@ -3,7 +3,8 @@
 Two things could have come out otherwise: the documents behind the score, and the handful of layers.
 Each resample draws layers with replacement and takes the score of one resample of documents. Neighbouring
 layers resemble each other, so these intervals are, if anything, too narrow. Resamples in which a side is
-constant, or fewer than three different layers occur, are left out.
+constant, or fewer than three different layers occur, are left out. Noise lowers rank correlations, so those of the
+resamples can all lie below a value near 1: the percentiles are then widened to the value.
 
 p-values shuffle the score over layers (for partial correlations: its rank residuals), two-sided.
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from dihal_core.geometry.intervals import bounds_about
 from dihal_core.geometry.ranks import partial_spearman, permutation_p, rank_residual
 from dihal_core.seeding import stream
 
@@ -55,14 +57,12 @@ class Resamples:
         which_B = stream(self.seed, "agreement", self.name, "documents").integers(0, len(self.documents_RP), rows)
         return np.take_along_axis(self.documents_RP[which_B], self.layers_BP, axis=1)
 
-    def interval(self, value_B: np.ndarray) -> tuple[float | None, float | None]:
-        """Percentile interval over the defined resamples; null where fewer than half are defined."""
+    def interval(self, value: float, value_B: np.ndarray) -> tuple[float | None, float | None]:
+        """Percentiles over the defined resamples, widened to the value; null where fewer than half are defined."""
         value_B = value_B[np.isfinite(value_B)]
         if self.count == 0 or 2 * len(value_B) < self.count:
             return None, None
-        tail = 50.0 * (1.0 - self.confidence)
-        low, high = np.percentile(value_B, [tail, 100.0 - tail])
-        return float(low), float(high)
+        return bounds_about(value, value_B, self.confidence)
 
 
 def correlate(statistic: Statistic, target_P: np.ndarray, resamples: Resamples) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def correlate(statistic: Statistic, target_P: np.ndarray, resamples: Resamples) 
     value = float(statistic(resamples.score_P, target_P))
     if not np.isfinite(value):
         return dict(NOTHING)
-    low, high = resamples.interval(statistic(resamples.scores_BP, target_P[resamples.layers_BP]))
+    low, high = resamples.interval(value, statistic(resamples.scores_BP, target_P[resamples.layers_BP]))
     rng = stream(resamples.seed, "agreement", resamples.name, "permutations")
     p = permutation_p(resamples.score_P, target_P, statistic, resamples.permutations, rng)
     return {"value": value, "low": low, "high": high, "p": p}
@@ -89,7 +89,9 @@ def partial(target_P: np.ndarray, given_P: np.ndarray | None, resamples: Resampl
     if not np.isfinite(value):
         return dict(NOTHING)
     layers_BP = resamples.layers_BP
-    low, high = resamples.interval(partial_spearman(resamples.scores_BP, target_P[layers_BP], given_P[layers_BP]))
+    low, high = resamples.interval(
+        value, partial_spearman(resamples.scores_BP, target_P[layers_BP], given_P[layers_BP])
+    )
     left_P, right_P = rank_residual(resamples.score_P, given_P), rank_residual(target_P, given_P)
     rng = stream(resamples.seed, "agreement", resamples.name, "partial permutations")
     p = permutation_p(left_P, right_P, _cosine, resamples.permutations, rng)

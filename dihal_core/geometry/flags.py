@@ -15,6 +15,8 @@ NORM_CORRELATION = 0.7
 SURE = 0.9
 SAME_ORDER = 0.99
 FEW_DOCUMENTS = 100
+BIAS_SHARE = 0.5
+"""Biases of S above this share of its standard error are told."""
 
 
 def layer_ranges(layers: Iterable[int]) -> str:
@@ -90,6 +92,37 @@ def _scale_only(rows: list[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _bias(rows: list[Mapping[str, Any]]) -> list[str]:
+    """Say where the mean of S over resampled documents is not S."""
+    shares = {row["layer"]: bias_in_errors(row["score"]) or 0.0 for row in rows}
+    large = [layer for layer, share in shares.items() if abs(share) > BIAS_SHARE]
+    if not large:
+        return []
+    worst = max(large, key=lambda layer: abs(shares[layer]))
+    return [
+        f"At {layer_ranges(large)} the mean of S over resampled documents differs from S by more than half a standard error, "
+        f"at layer {worst} by {abs(shares[worst]):.1f}: z-scores are not linear in noisy proxies. The difference is reported "
+        "as bias and taken off the resamples; intervals and selection probabilities spread about S itself."
+    ]
+
+
+def bias_in_errors(found: Mapping[str, Any]) -> float | None:
+    """Return the bias of a score in units of its standard error; None where either is unknown or the error is 0."""
+    bias, error = found.get("bias"), found.get("se")
+    return None if bias is None or not error else bias / error
+
+
+def _dependence(score: Mapping[str, Any]) -> list[str]:
+    """Say how many independent rows the rows behind the selected layer are worth."""
+    worth, rows = score["effective_rows"], score["rows"]
+    if worth is None or rows - worth < 0.5:
+        return []
+    return [
+        f"The {rows:,} rows behave like {worth:,.0f} independent ones at layer {score['selected_layer']}: "
+        "rows of one document resemble each other."
+    ]
+
+
 def score_flags(score: Mapping[str, Any], constant: tuple[str, ...]) -> list[str]:
     """Return sentences about the score: norm effect, identity, sure or not, variants that disagree."""
     flags = [f"The proxy {name} does not vary over the candidate layers; its z-score is set to 0." for name in constant]
@@ -121,6 +154,7 @@ def score_flags(score: Mapping[str, Any], constant: tuple[str, ...]) -> list[str
         )
     elif probability < SURE:
         flags.append(f"Layer {selected} is selected in only {probability:.0%} of the resamples of documents.")
+    flags += _bias(rows) + _dependence(score)
     if score["effective_documents"] < FEW_DOCUMENTS:
         flags.append(
             f"The {score['rows']} rows come from {score['documents']} documents, "

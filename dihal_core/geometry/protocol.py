@@ -17,6 +17,7 @@ import numpy as np
 
 from dihal_core.activations.reader import Pool, load_pool
 from dihal_core.geometry.blas import blas_threads
+from dihal_core.geometry.design_effect import effective_rows
 from dihal_core.geometry.diagnostics import effective_number, outlier_mask, row_diagnostics
 from dihal_core.geometry.draws import Draw, distinct_pairs, draw_pairs, draw_rows, groups_of, protocol_draws
 from dihal_core.geometry.pool import GramPool
@@ -134,12 +135,15 @@ def _build(context: Any) -> dict[str, Any]:
     context.store.write_bytes(FILE, encode_table(rows))
     rows_C = np.bincount(document_N)
     twin_N = identical_rows(activations.rows_ND)
+    independent = effective_rows(activations.rows_ND, document_N)
     diagnostics = {
         "layer": layer,
         "rows": len(document_N),
         "dimensions": int(activations.rows_ND.shape[1]),
         "documents": len(rows_C),
         "effective_documents": effective_number(rows_C),
+        "intra_document_correlation": independent.correlation,
+        "effective_rows": independent.rows,
         **row_diagnostics(activations.rows_ND, twin_N, settings.outlier_ratio),
         "identity_ratio": float(np.mean([row["identity_ratio"] for row in large])),
         "without_outliers": clean,

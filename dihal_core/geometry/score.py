@@ -14,7 +14,7 @@ import numpy as np
 
 from dihal_core.errors import ArtifactError
 from dihal_core.geometry.flags import layer_flags, score_flags
-from dihal_core.geometry.intervals import interval, score_replicates
+from dihal_core.geometry.intervals import ScoreReplicates, interval, score_replicates
 from dihal_core.geometry.proxies import PROXIES
 from dihal_core.geometry.scoring import Combine, LayerScores, candidate_values, score_proxies
 from dihal_core.geometry.stability import stability_of
@@ -23,6 +23,8 @@ from dihal_core.geometry.variants import score_variants
 from dihal_core.store import StageRecord
 
 DIAGNOSTICS = (
+    "effective_rows",
+    "intra_document_correlation",
     "log_mean_norm",
     "trace",
     "outlier_rows",
@@ -56,20 +58,14 @@ def build_score(context: Any) -> dict[str, Any]:
     choices = context.settings.score
     combine: Combine = partial(score_proxies, aggregate=choices.aggregate, transform=choices.transform)
     headline = combine(candidate_values(tables, candidates, "large"))
-    replicate_BL = score_replicates(tables, replicates, candidates, headline, combine)
-    picked_B = replicate_BL.argmax(axis=1)
-    probability = {
-        layer: float((picked_B == position).mean()) if len(picked_B) else None
-        for position, layer in enumerate(candidates)
-    }
+    resampled = score_replicates(tables, replicates, candidates, headline, combine)
+    probability = resampled.picked(candidates)
     stability = stability_of(headline, tables, candidates, combine)
     variants = score_variants(tables, facts, candidates, headline, combine)
     confidence = context.settings.score.confidence
     rows = [
         {**_layer_row(layer, tables[layer], replicates[layer], facts[layer], confidence), **extra}
-        for layer, extra in _candidate_columns(
-            list(tables), candidates, headline, replicate_BL, probability, confidence
-        )
+        for layer, extra in _candidate_columns(list(tables), candidates, headline, resampled, probability, confidence)
     ]
     selected = candidates[headline.selected]
     any_facts = facts[selected]
@@ -83,11 +79,12 @@ def build_score(context: Any) -> dict[str, Any]:
         "rows": any_facts["rows"],
         "documents": any_facts["documents"],
         "effective_documents": any_facts["effective_documents"],
-        "replicates": len(replicate_BL),
+        "effective_rows": any_facts["effective_rows"],
+        "replicates": len(resampled.score_BL),
         "confidence": confidence,
     }
     result["flags"] = score_flags(result, headline.constant) + layer_flags(facts)
-    context.store.write_bytes("replicates.npy", encode_array(replicate_BL))
+    context.store.write_bytes("replicates.npy", encode_array(resampled.score_BL))
     context.store.write_json("score.json", result)
     context.progress(1, 1, "scores")
     return {"selected_layer": selected, "candidates": len(candidates)}
@@ -105,7 +102,7 @@ def _candidate_columns(
     layers: list[int],
     candidates: list[int],
     headline: LayerScores,
-    replicate_BL: np.ndarray,
+    resampled: ScoreReplicates,
     probability: Mapping[int, float | None],
     confidence: float,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -120,7 +117,10 @@ def _candidate_columns(
             layer,
             {
                 "candidate": True,
-                "score": interval(headline.score_L[at], replicate_BL[:, at], confidence),
+                "score": {
+                    **interval(headline.score_L[at], resampled.score_BL[:, at], confidence),
+                    "bias": None if resampled.bias_L is None else float(resampled.bias_L[at]),
+                },
                 "rank": int(rank_L[at]),
                 "selection_probability": probability[layer],
             },

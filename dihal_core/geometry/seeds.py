@@ -14,6 +14,7 @@ import numpy as np
 
 from dihal_core.geometry.correlations import MIN_LAYERS
 from dihal_core.geometry.flags import layer_ranges
+from dihal_core.geometry.intervals import bounds_about
 from dihal_core.geometry.ranks import spearman
 from dihal_core.seeding import stream
 
@@ -69,12 +70,13 @@ def seed_agreement(
         ],
         "missing_layers": [layer for layer in candidates if layer not in layers],
         "interval": "between seeds: validation documents resampled; score and mean loss: seeds, validation documents and "
-        "documents of the score resampled together, layers as they are",
+        "documents of the score resampled together, layers as they are; widened to the value where it lies outside",
     }
     if DOCUMENT_LOSS in blocks and len(layers) >= MIN_LAYERS:
         columns = [list(candidates).index(layer) for layer in layers]
-        bounds = _intervals(sweep, layers, replicate_BL[:, columns], scores, count, replicates, confidence, seed)
-        for name, (low, high) in bounds.items():
+        values = _resampled(sweep, layers, replicate_BL[:, columns], scores, count, replicates, seed)
+        for name, value_R in values.items():
+            low, high = _bounds(blocks[DOCUMENT_LOSS][name]["value"], value_R, confidence)
             blocks[DOCUMENT_LOSS][name] |= {"low": low, "high": high}
     result["sentences"] = _sentences(result, len(layers))
     return result
@@ -120,17 +122,16 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _intervals(
+def _resampled(
     sweep: Mapping[int, Mapping[str, Any]],
     layers: list[int],
     replicate_BP: np.ndarray,
     scores: Mapping[int, float],
     count: int,
     replicates: int,
-    confidence: float,
     seed: int,
-) -> dict[str, tuple[float | None, float | None]]:
-    """Return bounds of the mean rank correlation between seeds and of that of score and mean loss."""
+) -> dict[str, np.ndarray]:
+    """Return resampled values, (R,) each: mean rank correlation between seeds, and that of score and mean loss."""
     parts = [[seeds["per_document"]["bridge"] for seeds in sweep[layer]["seeds"]] for layer in layers]
     documents = parts[0][0]["document"]
     if replicates == 0 or any(part["document"] != documents for row in parts for part in row):
@@ -152,19 +153,14 @@ def _intervals(
         if len(replicate_BP):
             score_RP = replicate_BP[rng.integers(0, len(replicate_BP), R)]
         with_score.append(spearman(score_RP, -mean_RP))
-    return {
-        "between_seeds": _bounds(np.concatenate(between), confidence),
-        "score": _bounds(np.concatenate(with_score), confidence),
-    }
+    return {"between_seeds": np.concatenate(between), "score": np.concatenate(with_score)}
 
 
-def _bounds(value_R: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
+def _bounds(value: float | None, value_R: np.ndarray, confidence: float) -> tuple[float | None, float | None]:
     finite = value_R[np.isfinite(value_R)]
-    if 2 * len(finite) < len(value_R):
+    if value is None or 2 * len(finite) < len(value_R):
         return None, None
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(finite, [tail, 100.0 - tail])
-    return float(low), float(high)
+    return bounds_about(value, finite, confidence)
 
 
 def _sentences(result: Mapping[str, Any], layers: int) -> list[str]:

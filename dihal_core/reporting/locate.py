@@ -86,9 +86,18 @@ def answer_lines(results: StudyResults, score: Json) -> list[str]:
         + ", ".join(f"layer {row['layer']} (S {interval_text(row['score'], decimals=2)})" for row in order[1:4]),
         f"Others     would select: {picks}",
         f"Evidence   {score['rows']:,} token states of {score['documents']:,} documents, "
-        f"worth {score['effective_documents']:.0f} of equal length",
+        f"worth {score['effective_documents']:.0f} of equal length{_worth(score)}",
         f"Caution    {score['flags'][0] if score['flags'] else 'nothing was flagged'}",
     ]
+
+
+def _worth(score: Json) -> str:
+    worth = score["effective_rows"]
+    return (
+        ""
+        if worth is None
+        else f"; the states behave like {worth:,.0f} independent ones at layer {score['selected_layer']}"
+    )
 
 
 def subsample_csv(geometry: Mapping[int, StageRecord]) -> str:

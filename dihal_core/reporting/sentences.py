@@ -1,7 +1,7 @@
 """The answers in words; a control that wins is named first."""
 
+from dihal_core.geometry.flags import BIAS_SHARE, bias_in_errors
 from dihal_core.reporting.formatting import (
-    bounds_of,
     integer,
     interval_text,
     joined,
@@ -93,16 +93,16 @@ def quality_sentences(hybrid: list[Json]) -> list[Json]:
 
 
 def where_sentence(where: Json | None) -> list[Json]:
-    """Return cautions: another layer has the largest S in more document resamples; S lies outside its own interval."""
+    """Return cautions: another layer has the largest S in more document resamples; resamples of S are biased."""
     if where is None:
         return []
-    sentences, bounds = [], bounds_of(where["score"])
-    value = value_of(where["score"])
-    if bounds is not None and value is not None and not bounds[0] <= value <= bounds[1]:
+    sentences: list[Json] = []
+    share = bias_in_errors(where["score"] or {})
+    if share is not None and abs(share) > BIAS_SHARE:
         text = (
-            f"S of layer {where['selected_layer']} ({number(value)}) lies outside its own interval "
-            f"({number(bounds[0])} to {number(bounds[1])}): the layer was picked for a large score, and resampled documents "
-            "do not repeat it; there are too few of them to trust this interval or this pick."
+            f"Resampling documents {'raises' if share > 0 else 'lowers'} S of layer {where['selected_layer']} by "
+            f"{number(abs(where['score']['bias']), 2)} on average, {number(abs(share), decimals=1)} of its standard errors: "
+            "with so few documents z-scores do not follow the proxies linearly, and the interval, centred on S, is rough."
         )
         sentences.append(_said("caution", "where", text))
     if where["most_probable"] in (None, where["selected_layer"]):

@@ -56,6 +56,7 @@ def layer_table(score: Json) -> Table:
         Column(
             "score", "score S", "interval", decimals=2, help="z(curvature) + z(monotonicity) \u2212 z(effective rank)"
         ),
+        Column("bias", "bias of S", help="mean of S over resampled documents minus S", decimals=3),
         Column(
             "selection_probability", "P(selected)", "share", "share of document resamples in which S is largest here"
         ),
@@ -64,6 +65,9 @@ def layer_table(score: Json) -> Table:
         Column("effective_rank", "effective rank", "interval", "trace / largest eigenvalue", decimals=2),
         Column("log_mean_norm", "log mean norm", decimals=2),
         Column("trace", "trace"),
+        Column(
+            "effective_rows", "independent rows", "count", "worth of the rows, by their correlation within documents"
+        ),
         Column("outlier_rows", "outlier rows", "count", "rows with norm above a multiple of the median"),
         Column("outlier_trace_share", "their trace share", "share"),
         Column("duplicate_rows", "duplicate rows", "count"),
@@ -75,7 +79,8 @@ def layer_table(score: Json) -> Table:
     selected = score["selected_layer"]
     rows, marks = [], []
     for row in sorted(score["layers"], key=lambda item: item["layer"]):
-        rows.append({**row, "role": "candidate" if row["candidate"] else "control"})
+        bias = (row["score"] or {}).get("bias")
+        rows.append({**row, "role": "candidate" if row["candidate"] else "control", "bias": bias})
         marks.append("selected" if row["layer"] == selected else "" if row["candidate"] else "control")
     return Table("layers", "Geometry of every layer", columns, tuple(rows), tuple(marks))
 

@@ -128,6 +128,15 @@ def test_uncertain_documents_widen_the_interval():
     assert unsure["value"] == sure["value"]
 
 
+def test_the_interval_of_a_correlation_contains_it_also_where_noise_lowers_every_resample():
+    shaken = -NOISE + 3.0 * np.random.default_rng(1).standard_normal((50, 12))
+    found = run(make_score(-NOISE), make_sweep(np.exp(NOISE)), replicates=shaken)["losses"]["fvu"]
+    for block in (found["spearman"], found["kendall"], *found["partial"].values()):
+        assert block["low"] <= block["value"] <= block["high"]
+    assert found["spearman"]["high"] == found["spearman"]["value"] == pytest.approx(1.0)
+    assert found["spearman"]["low"] < 0.3
+
+
 def test_losses_cannot_move_the_selected_layer():
     """The selection is sealed: whatever the losses, the score's record alone says which layer it is."""
     score = make_score(-NOISE)

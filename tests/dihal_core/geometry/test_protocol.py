@@ -94,6 +94,9 @@ def test_diagnostics_name_outliers_duplicates_and_documents(script, activations,
     assert found[3]["max_norm_ratio"] > 5
     assert found[3]["documents"] == 40
     assert found[3]["effective_documents"] == pytest.approx(40.0)
+    assert found[0]["intra_document_correlation"] < 0.1 < found[3]["intra_document_correlation"]
+    for rho, worth in ((found[k]["intra_document_correlation"], found[k]["effective_rows"]) for k in (0, 3)):
+        assert worth == pytest.approx(240 / (1 + 5 * rho))  # 40 documents of 6 rows
     x_ND = script.states(3)
     assert found[3]["trace"] == pytest.approx(np.cov(x_ND.T).trace(), rel=0.02)
     assert found[3]["log_mean_norm"] == pytest.approx(np.log(np.linalg.norm(x_ND, axis=1).mean()), rel=0.01)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dihal_core.errors import ArtifactError
-from dihal_core.geometry.flags import _scale_only
+from dihal_core.geometry.flags import _bias, _scale_only
 from dihal_core.geometry.proxies import PROXIES, measure
 from dihal_core.geometry.scoring import score_proxies
 from dihal_core.geometry.table import read_table
@@ -46,6 +46,8 @@ def test_intervals_enclose_the_value_and_probabilities_sum_to_one(score):
     for row in score["layers"]:
         for name in ("curvature", "monotonicity", "effective_rank", *(["score"] if row["candidate"] else [])):
             assert row[name]["low"] < row[name]["value"] < row[name]["high"]
+        if row["candidate"]:
+            assert np.isfinite(row["score"]["bias"])
     assert sum(score["selection_probability"].values()) == pytest.approx(1.0)
     assert set(score["selection_probability"]) == {"1", "2", "3", "4"}
     assert score["documents"] == 40
@@ -139,3 +141,34 @@ def test_a_stiffness_that_only_follows_distances_is_flagged_also_with_more_rows_
     assert any("it tells scale, not direction" in flag for flag in _scale_only([row_of(v, 0.19) for v in scale]))
     ratios = [0.1, 0.9, 0.1, 0.9]  # the stiffness orders layers otherwise than 1 / distance does
     assert _scale_only([row_of(v, ratio) for v, ratio in zip(scale, ratios, strict=True)]) == []
+
+
+def test_replicates_for_the_agreement_spread_about_the_score(score, score_record):
+    replicate_BL = np.load(score_record.path / "replicates.npy")
+    assert replicate_BL.shape == (score["replicates"], 4)
+    assert replicate_BL.mean(axis=0) == pytest.approx([rows(score)[layer]["score"]["value"] for layer in (1, 2, 3, 4)])
+    picked_B = 1 + replicate_BL.argmax(axis=1)
+    for layer in (1, 2, 3, 4):
+        assert score["selection_probability"][str(layer)] == pytest.approx((picked_B == layer).mean())
+
+
+def test_the_worth_of_the_rows_is_told_for_the_selected_layer(score, script):
+    found = rows(score)[score["selected_layer"]]
+    assert score["effective_rows"] == found["effective_rows"]
+    assert 40 < found["effective_rows"] < 240
+    assert 0 < found["intra_document_correlation"] < 1
+    worth = (
+        f"The 240 rows behave like {found['effective_rows']:.0f} independent ones at layer {score['selected_layer']}"
+    )
+    assert any(flag.startswith(worth) for flag in score["flags"])
+
+
+def test_a_bias_of_more_than_half_an_error_is_told_with_its_layer():
+    found = [
+        {"layer": k, "score": {"value": 1.0, "se": 0.5, "bias": bias}} for k, bias in ((1, 0.1), (2, -0.9), (3, 0.3))
+    ]
+    (sentence,) = _bias(found)
+    assert sentence.startswith("At layers 2 to 3 the mean of S over resampled documents differs from S")
+    assert "at layer 2 by 1.8" in sentence
+    assert _bias(found[:1]) == []
+    assert _bias([{"layer": 1, "score": {"value": 1.0, "se": None, "bias": None}}]) == []

@@ -104,11 +104,12 @@ def test_an_unsettled_selection_is_a_caution(data):
     assert "layer 4 wins more often when documents are resampled (0.70 against 0.30)" in sentence["text"]
 
 
-def test_a_score_outside_its_own_interval_is_a_caution(data):
+def test_a_score_that_resampling_moves_on_average_is_a_caution(data):
     row = next(row for row in data["score"]["layers"] if row["layer"] == data["score"]["selected_layer"])
-    row["score"] = {"value": 1.75, "low": -1.64, "high": 1.41, "se": 0.8}
+    row["score"] = {"value": 1.75, "low": 0.07, "high": 3.12, "se": 0.9, "bias": -1.71}
     (sentence,) = where_sentence(where_answer(data["score"], 30))
     assert sentence["kind"] == "caution"
-    assert "(1.75) lies outside its own interval" in sentence["text"]
-    row["score"]["high"] = 1.8
-    assert where_sentence(where_answer(data["score"], 30)) == []
+    assert "Resampling documents lowers S of layer 1 by 1.7 on average, 1.9 of its standard errors" in sentence["text"]
+    for harmless in ({"bias": -0.4}, {"bias": None}, {"se": 0.0}, {"se": None}):
+        row["score"] = {"value": 1.75, "low": 0.07, "high": 3.12, "se": 0.9, "bias": 1.0, **harmless}
+        assert where_sentence(where_answer(data["score"], 30)) == []
