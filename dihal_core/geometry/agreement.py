@@ -179,6 +179,7 @@ def _loss_block(
         "best_observed": min(layers, key=lambda layer: (loss[layer], layer)) if layers else None,
         "rank_gap": _gap(loss, selected),
         "regret": {str(top): _regret(loss, scores, top) for top in TOP},
+        "regret_layers": {str(top): _regret_layers(loss, scores, top) for top in TOP},
         "predictors": {name: _predictor_block(loss, values) for name, values in predictors.items()},
         "partial": {
             name: partial(
@@ -191,11 +192,25 @@ def _loss_block(
     }
 
 
+def _top(scores: Mapping[int, float], top: int) -> list[int]:
+    return sorted(scores, key=lambda layer: (-scores[layer], layer))[:top]
+
+
 def _regret(loss: Losses, scores: Mapping[int, float], top: int) -> float | None:
-    """Loss of the best of the `top` layers by score (all candidates), minus the best loss."""
-    chosen = sorted(scores, key=lambda layer: (-scores[layer], layer))[:top]
-    found = [loss[layer] for layer in chosen if layer in loss]
-    return min(found) - min(loss.values()) if found else None
+    """Loss of the best of the `top` layers by score (all candidates), minus the best loss.
+
+    None where none of them has a loss, and where they hold every layer that has one: the regret is 0 by construction
+    then and tests nothing.
+    """
+    found = [loss[layer] for layer in _top(scores, top) if layer in loss]
+    return min(found) - min(loss.values()) if 0 < len(found) < len(loss) else None
+
+
+def _regret_layers(loss: Losses, scores: Mapping[int, float], top: int) -> dict[str, Any]:
+    """How many of the `top` layers have a loss, how many have none, and whether the former are all that have one."""
+    chosen = _top(scores, top)
+    known = sum(layer in loss for layer in chosen)
+    return {"with_loss": known, "without_loss": len(chosen) - known, "all_with_loss": 0 < known == len(loss)}
 
 
 def _predictor_block(loss: Losses, values: Predictor) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def agreement_sentences(result: Mapping[str, Any], score: Mapping[str, Any]) -> 
         return [*sentences, f"Whether the score predicts the bridge loss cannot be said: {why}."]
     sentences.append(_headline(block))
     sentences += _pick(block, score)
+    sentences += _regrets(block)
     sentences += _rivals(block, value)
     sentences += _beyond(block)
     return sentences
@@ -67,6 +68,26 @@ def _pick(block: Mapping[str, Any], score: Mapping[str, Any]) -> list[str]:
         f"The selected layer {picked} has rank {block['rank_gap'] + 1} of {block['layers']} by observed loss; "
         f"the best is layer {best}, whose loss is {block['regret']['1']:.3g} lower."
     ]
+
+
+def _regrets(block: Mapping[str, Any]) -> list[str]:
+    """Say which regrets test nothing, and which leave layers out."""
+    layers = block["regret_layers"]
+    covering = [top for top, found in layers.items() if found["all_with_loss"]]
+    partial = [(top, found) for top, found in layers.items() if found["without_loss"] and found["with_loss"]]
+    sentences = []
+    if covering:
+        sentences.append(
+            f"Regret is not given for the top {' and '.join(covering)} by score: they hold all {block['layers']} layers that have "
+            "a loss, and it would be 0 by construction."
+        )
+    for top, found in partial:
+        if top not in covering:
+            sentences.append(
+                f"Regret@{top} leaves out {found['without_loss']} of its {found['with_loss'] + found['without_loss']} layers: "
+                "they have no loss."
+            )
+    return sentences
 
 
 def _rivals(block: Mapping[str, Any], value: float) -> list[str]:

@@ -223,7 +223,11 @@ def loss_table(agreement: Json) -> Table:
         Column("best_observed", "best observed", "layer"),
         Column("rank_gap", "rank gap", "count", "observed rank of the selected layer minus 1"),
         *(
-            Column(f"regret_{k}", _regret_label(agreement, k), help=f"loss of the best of the top {k}, minus the best")
+            Column(
+                f"regret_{k}",
+                _regret_label(agreement, k),
+                help=f"loss of the best of the top {k}, minus the best; none where they hold every layer with a loss",
+            )
             for k in "135"
         ),
     )
@@ -241,7 +245,11 @@ def loss_table(agreement: Json) -> Table:
 def _regret_label(agreement: Json, top: str) -> str:
     """Return what training only the `top` layers by score would have saved beside the name of its regret."""
     saved = (agreement.get("compute_saved") or {}).get(top)
-    return f"regret@{top}" if saved is None else f"regret@{top} ({percent(saved)} of the sweep saved)"
+    notes = [] if saved is None else [f"{percent(saved)} of the sweep saved"]
+    headline = agreement["losses"].get(HEADLINE_LOSS) or {}
+    if ((headline.get("regret_layers") or {}).get(top) or {}).get("all_with_loss"):
+        notes.append("all trained layers: no test")
+    return f"regret@{top} ({'; '.join(notes)})" if notes else f"regret@{top}"
 
 
 def predictor_table(agreement: Json, loss: str = HEADLINE_LOSS) -> Table:

@@ -128,6 +128,33 @@ def test_uncertain_documents_widen_the_interval():
     assert unsure["value"] == sure["value"]
 
 
+def test_a_regret_over_all_trained_layers_is_absent_and_said_to_be():
+    """Only the three layers with the highest score were trained: regret@3 and regret@5 would be 0 whatever the score."""
+    score, sweep = make_score(-NOISE), make_sweep(np.exp(NOISE))
+    best = sorted(CANDIDATES, key=lambda layer: NOISE[layer - 1])[:3]
+    result = run(score, {layer: sweep[layer] for layer in best})
+    found = result["losses"]["fvu"]
+    assert found["regret"] == {"1": 0.0, "3": None, "5": None}
+    assert found["regret_layers"]["1"] == {"with_loss": 1, "without_loss": 0, "all_with_loss": False}
+    assert found["regret_layers"]["5"] == {"with_loss": 3, "without_loss": 2, "all_with_loss": True}
+    assert any(
+        text.startswith("Regret is not given for the top 3 and 5 by score: they hold all 3 layers that have a loss")
+        for text in result["sentences"]
+    )
+
+
+def test_layers_without_a_loss_among_the_top_are_counted():
+    score, sweep = make_score(-NOISE), make_sweep(np.exp(NOISE))
+    second = sorted(CANDIDATES, key=lambda layer: NOISE[layer - 1])[1]
+    del sweep[second]
+    result = run(score, sweep)
+    assert result["losses"]["fvu"]["regret"] == {"1": 0.0, "3": 0.0, "5": 0.0}
+    assert result["losses"]["fvu"]["regret_layers"]["3"] == {"with_loss": 2, "without_loss": 1, "all_with_loss": False}
+    told = [text for text in result["sentences"] if text.startswith("Regret@")]
+    assert told == [f"Regret@{k} leaves out 1 of its {k} layers: they have no loss." for k in (3, 5)]
+    assert not any(text.startswith("Regret@") for text in run(score, make_sweep(np.exp(NOISE)))["sentences"])
+
+
 def test_the_interval_of_a_correlation_contains_it_also_where_noise_lowers_every_resample():
     shaken = -NOISE + 3.0 * np.random.default_rng(1).standard_normal((50, 12))
     found = run(make_score(-NOISE), make_sweep(np.exp(NOISE)), replicates=shaken)["losses"]["fvu"]

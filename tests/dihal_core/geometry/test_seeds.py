@@ -88,6 +88,14 @@ def test_the_interval_grows_with_the_noise_between_documents_of_the_score():
     assert run(sweep, documents=noisy) == run(sweep, documents=noisy)
 
 
+def test_the_interval_contains_its_value_also_where_noise_lowers_every_resample():
+    noisy = -DEPTH + np.random.default_rng(0).normal(0, 3.0, (300, 10))
+    found = run(sweep_of([DEPTH, 1.1 * DEPTH]), documents=noisy)["losses"]["fvu"]
+    for figure in (found["score"], found["between_seeds"]):
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    assert found["score"]["high"] == found["score"]["value"] == pytest.approx(1.0)
+
+
 def test_layers_where_the_ridge_is_not_beaten_are_named_with_their_seeds():
     found = run(sweep_of([DEPTH, DEPTH + 0.05], ridge=1.02))
     assert found["ridges_own"] == [{"layer": 9, "seed": 1}, {"layer": 10, "seed": 0}, {"layer": 10, "seed": 1}]

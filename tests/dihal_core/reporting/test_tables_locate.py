@@ -82,6 +82,29 @@ def test_what_training_fewer_layers_saves_stands_beside_its_regret(data):
     assert labels["regret_5"].startswith("regret@5 (83")
 
 
+def test_a_regret_that_covers_all_trained_layers_is_missing_and_its_heading_says_why(data):
+    for block in data["agreement"]["losses"].values():
+        block["regret"]["5"] = None
+        block["regret_layers"] = {"5": {"with_loss": 5, "without_loss": 0, "all_with_loss": True}}
+    table = loss_table(data["agreement"])
+    labels = {column.key: column.label for column in table.columns}
+    assert labels["regret_5"].endswith("all trained layers: no test)")
+    assert labels["regret_3"] == "regret@3"
+    assert table.cells()[0][[column.key for column in table.columns].index("regret_5")] == "\u2013"
+
+
+def test_the_layer_table_holds_the_bias_of_the_score_and_the_worth_of_the_rows(data):
+    for row in data["score"]["layers"]:
+        row["effective_rows"] = 4096.4
+        if row["candidate"]:
+            row["score"]["bias"] = -0.0123
+    table = layer_table(data["score"])
+    keys = [column.key for column in table.columns]
+    cells = table.cells()
+    assert {row[keys.index("effective_rows")] for row in cells} == {"4,096"}
+    assert [row[keys.index("bias")] for row in cells[:2]] == ["\u2013", "\u22120.012"]
+
+
 def test_a_partial_correlation_is_read_by_its_interval(data):
     found = data["agreement"]["losses"]["fvu"]["partial"]
     found["given_log_norm"] = {"value": 0.5, "low": 0.2, "high": 0.7, "p": 0.01}
