@@ -150,7 +150,8 @@ def score_flags(score: Mapping[str, Any], constant: tuple[str, ...]) -> list[str
         flags += _scale_only(rows)
     if probability is None:
         flags.append(
-            f"{score['documents']} documents are too few to resample: there are no intervals and no selection probability."
+            f"The {score['documents']} documents were not resampled (it takes 8 of them with rows enough, and "
+            "geometry.bootstrap_replicates of 2): there are no intervals and no selection probability."
         )
     elif probability < SURE:
         flags.append(f"Layer {selected} is selected in only {probability:.0%} of the resamples of documents.")

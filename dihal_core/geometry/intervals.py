@@ -3,7 +3,8 @@
 z-scores are not linear in the proxies. Noise in the proxies of some layers enlarges the standard deviation over
 layers, so the mean of S over resampled documents is not the S of the mean proxies. The difference is the
 bootstrap's estimate of the bias of S (Efron and Tibshirani 1993, chapter 10). It is reported beside S and taken
-off the replicates, so that they spread about S itself; S is left as the paper defines it.
+off the replicates, so that they spread about S itself; S is left as the paper defines it. Centred replicates may pass
+the largest S that so many layers can have, where the bias is large.
 
 Percentiles of replicates need not enclose the value even then: the mean of a very skewed distribution lies
 outside its central 95 %. Intervals are therefore widened to their value where the percentiles leave it out, which

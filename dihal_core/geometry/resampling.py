@@ -15,7 +15,9 @@ Per replicate:
   A = P Sigma P; without it a common rescaling of all kept rows would go unnoticed.
 - effective rank: exact trace over the Rayleigh-Ritz leading variance in the pool's 16 leading directions.
 
-Relative fluctuations about the replicates' geometric mean are handed on and applied to the protocol's mean.
+Relative fluctuations about the replicates' geometric mean are handed on and applied to the protocol's mean: halves have
+fewer rows, so their own mean is not that of the protocol, and only their spread is of use. The replicates of a proxy
+therefore spread about its value, and no bias is left in them to be told.
 
 Letters: N rows, D columns, C documents, B replicates, M pairs, R directions.
 """

@@ -15,7 +15,22 @@ from dihal_core.geometry.scoring import Combine, LayerScores, candidate_values
 def stability_of(
     headline: LayerScores, tables: Mapping[int, Any], candidates: list[int], combine: Combine
 ) -> dict[str, Any]:
-    """Rank agreement over overlapping subsamples: says how much noise a subsample adds, not how sure the ranking is."""
+    """Return rank agreement over overlapping subsamples (paper section 2: 100 large, 30 small ones).
+
+    Parameters
+    ----------
+    headline : LayerScores
+        Scores of the large subsamples.
+    tables : mapping of int to dict
+        Per layer the table of subsamples (`read_table`).
+
+    Returns
+    -------
+    dict
+        `spearman` and `kendall` per comparison, null where undefined: `large` and `small` (subsamples against the mean of
+        the large ones; `large` also has the share of subsamples that select each layer), `large_pairs` and `small_pairs`
+        (two different subsamples), `large_vs_small` (the two means).
+    """
     mean_L = headline.score_L
     result: dict[str, Any] = {
         "large": _agreement(headline.score_LS, mean_L),

@@ -19,7 +19,21 @@ def score_variants(
     headline: LayerScores,
     combine: Combine,
 ) -> dict[str, Any]:
-    """Scores of every variant by candidate layer; the larger, the sooner selected."""
+    """Return the scores of every variant by candidate layer, and the layer it selects.
+
+    Parameters
+    ----------
+    tables, facts : mapping of int to dict
+        Per layer the table of subsamples (`read_table`) and `diagnostics.json`.
+    headline : LayerScores
+        The raw score, a variant among the others.
+
+    Returns
+    -------
+    dict
+        Variant -> `scores` by layer (the larger, the sooner selected) and `selected`; nulls where rows without outliers
+        are too few at some layer.
+    """
     raw = candidate_values(tables, candidates, "large")
     relative = candidate_values(tables, candidates, "large", "_relative")
     trace_LS = np.array([tables[layer]["large"]["trace"] for layer in candidates])

@@ -113,7 +113,7 @@ def test_few_documents_give_null_bounds_and_a_flag(script, tmp_path):
     assert found["documents"] == 7
     assert rows(found)[1]["score"]["low"] is None
     assert found["selection_probability"]["1"] is None
-    assert any("7 documents are too few to resample" in flag for flag in found["flags"])
+    assert any("The 7 documents were not resampled" in flag for flag in found["flags"])
 
 
 def test_two_builds_have_equal_bytes(script, geometry_records, score_record, tmp_path):
