@@ -5,6 +5,7 @@ also after a kill and after an edit of the code. It changes no result and no key
 """
 
 import datetime
+import logging
 import os
 import platform
 import time
@@ -16,6 +17,8 @@ import psutil
 from dihal_core.history import Json, read_result
 from dihal_core.remote.link import share_journal
 from dihal_core.store import dump_json, write_atomically
+
+log = logging.getLogger(__name__)
 
 RUNS = "runs"
 EARLIER = 20
@@ -86,7 +89,13 @@ class RunJournal:
 
     def _write(self, unless_within_s: float = 0.0) -> None:
         self.content["steps"] += 1
-        write_atomically(self.path, dump_json(self.content), durable=False)
+        try:
+            write_atomically(self.path, dump_json(self.content), durable=False)
+        except OSError as error:  # a view of the run must not end it, nor hide what does: manifests hold the truth
+            log.warning(
+                "the journal %s cannot be written (%s); `dihal status` tells from manifests alone", self.path, error
+            )
+            return
         if time.monotonic() - self._shared_at >= unless_within_s:
             share_journal(self.path)
             self._shared_at = time.monotonic()

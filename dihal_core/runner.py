@@ -21,6 +21,7 @@ from dihal_core.store import (
     StageRecord,
     StageStore,
     discard_store,
+    full_disk,
     inspect_folder,
     inspect_store,
     store_lock,
@@ -117,11 +118,9 @@ def _made(request: StageRequest, home: Path, progress: Progress) -> StageRecord:
             forget_partial(home, request.stage, request.key)
             raise
         except OSError as error:
-            if error.errno in (27, 28, 122):  # EFBIG, ENOSPC, EDQUOT
-                raise ResourceError(
-                    f"{request.label}: the disk under {home} is full ({error}); free some space and run the same "
-                    "command again, finished units are kept"
-                ) from error
+            told = full_disk(error, home, request.label)
+            if told is not None:
+                raise told from error
             raise
         except (
             RuntimeError,

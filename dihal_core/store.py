@@ -9,6 +9,7 @@ only after its files were compared with the digests in its manifest.
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import hashlib
 import json
@@ -121,6 +122,16 @@ def require_disk(folder: Path, needed_bytes: int, purpose: str) -> None:
             "(10 % is kept in reserve); free some space, set DIHAL_HOME to a larger disk, or lower "
             "activations.num_sequences / activations.whole_sequences"
         )
+
+
+def full_disk(error: OSError, folder: Path, label: str) -> ResourceError | None:
+    """Return the sentence for an error of a disk, quota or file size limit that is used up; None for any other."""
+    if error.errno not in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
+        return None
+    return ResourceError(
+        f"{label}: the disk under {folder} is full ({error}); free some space and run the same "
+        "command again, finished units are kept"
+    )
 
 
 def _sha256(path: Path) -> str:

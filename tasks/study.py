@@ -21,7 +21,7 @@ from dihal_core.journal import RunJournal
 from dihal_core.remote.link import push_study, read_manifest
 from dihal_core.requests import StageRequest, find, snapshot_code
 from dihal_core.stages import STAGES, check_stages, unit_label
-from dihal_core.store import StageRecord, discard_store, store_lock
+from dihal_core.store import StageRecord, discard_store, full_disk, store_lock
 from dihal_core.study import (
     PUBLISHED,
     Records,
@@ -52,10 +52,17 @@ def told_in_journal(step: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(step)
     def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+        study: StudyRun = arguments[0]  # type: ignore[assignment]
         try:
-            return step(*arguments, **options)
+            try:
+                return step(*arguments, **options)
+            except OSError as error:
+                told = full_disk(error, study.home, study.ledger["study"])
+                if told is not None and not isinstance(error, DihalError):
+                    raise told from error
+                raise
         except Exception as error:
-            journal: RunJournal | None = arguments[0].journal  # type: ignore[attr-defined]
+            journal = study.journal
             if journal is not None and journal.content["state"] == "running":
                 journal.close("failed", str(error) or type(error).__name__)
             raise

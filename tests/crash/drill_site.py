@@ -175,6 +175,13 @@ def digests(home: Path) -> dict[str, str]:
     return {f"{m['stage']}/{m['unit']}": m["digest"] for m in manifests if m["stage"] != "report"}
 
 
+def lacking(home: Path, wanted: dict[str, str]) -> list[str]:
+    """Return the names of `wanted` that no store of `home` has with the same digest (a unit may have several stores)."""
+    manifests = [json.loads(path.read_bytes()) for path in home.glob("*/*/manifest.json")]
+    have = {(f"{m['stage']}/{m['unit']}", m["digest"]) for m in manifests}
+    return sorted(name for name, digest in wanted.items() if (name, digest) not in have)
+
+
 def torn_stores(home: Path) -> list[str]:
     """Return every finished store that is not intact, file by file."""
     found = []
