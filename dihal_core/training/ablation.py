@@ -41,6 +41,7 @@ from dihal_core.evaluation.summary import summarise
 from dihal_core.hybrid.leaks import require_no_leak
 from dihal_core.hybrid.model import Hybrid
 from dihal_core.progress import Progress
+from dihal_core.seeding import training_seed
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
@@ -95,7 +96,7 @@ def build_ablate(context: StageContext) -> dict[str, Any]:
     settings, inputs = context.settings, cast(Any, context.inputs)
     chosen = settings.ablation
     name, number = parse_unit(str(context.unit))
-    spec, seed = ABLATION_ARMS[name], settings.seed + number
+    spec, seed = ABLATION_ARMS[name], training_seed(settings.seed, number)
     bridge = spec.settings(settings.bridge, chosen)
     layer = require_layer(chosen.layer, settings.backbone.num_layers, settings.backbone.name)
     use_threads(chosen.threads)

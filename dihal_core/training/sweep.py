@@ -20,7 +20,7 @@ from dihal_core.bridges.ridge import SharedRidge, load_ridge
 from dihal_core.bridges.table import fit_table
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress, silent
-from dihal_core.seeding import torch_seed
+from dihal_core.seeding import training_seed
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
@@ -163,7 +163,7 @@ def _train(
 ) -> tuple[dict[str, Arm], Trained]:
     settings = context.settings
     names = _names(settings, layer)
-    seed = seed_number(settings.seed, index)
+    seed = training_seed(settings.seed, index)
     chosen = names if index == 0 else tuple(name for name in names if name in LEARNED)
     arms = fresh_arms(chosen, settings.bridge, source.frame, seed)
     runs = train(
@@ -179,11 +179,6 @@ def _train(
         world=world,
     )
     return arms, keep_trained(context.store, arms, runs, settings.bridge, layer, index, world.main)
-
-
-def seed_number(seed: int, index: int) -> int:
-    """Return the root seed of training number `index`: of initial weights, noise and batch order. 0 is the study's own."""
-    return torch_seed(seed, "sweep seed", index) if index else seed
 
 
 def _names(settings: Any, layer: int) -> tuple[str, ...]:

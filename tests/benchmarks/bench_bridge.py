@@ -38,6 +38,7 @@ BUDGET: dict[str, Any] = {
     "corpus.num_sequences": 12000,
     "corpus.num_eval_wiki": 164,
     "corpus.num_heldout": 8,
+    "corpus.evaluation_part": "test",
     "activations.num_sequences": 2000,
     "ablation.layer": 1,
     "ablation.training.epochs": 2.1,
@@ -130,7 +131,7 @@ def section(settings: StudySettings, records: list[StageRecord], words: Sequence
         "|--|--|--|",
         *(f"| {goal} | {text} | {verdict} |" for goal, text, verdict in goal_rows(comparison, seconds)),
         "",
-        *(f"- {' '.join(line.split())}" for line in answer_lines(comparison)),
+        *(f"- {' '.join(line.split())}" for line in answer_lines(comparison, settings.corpus.evaluation_part)),
         "",
         table.markdown(),
     ]
