@@ -108,6 +108,7 @@ def ablation_table(comparison: Json, seconds: dict[str, Json]) -> Table:
         Column("ppl", "PPL", "interval", digits=4),
         Column("ppl_text", "PPL over seeds", "text"),
         Column("kl_to_ridge", "KL / ridge's", "interval", decimals=3),
+        Column("kl_to_ridge_all", "KL / that of the ridge on all windows", "interval", decimals=3),
         Column("ppl_to_teacher", "PPL / teacher's", "interval", decimals=3),
         Column("kl_difference", f"KL minus {against}'s", "interval", decimals=3),
         Column("nll_difference", f"NLL minus {against}'s", "interval", decimals=3),
@@ -206,7 +207,9 @@ def markdown_page(
         "so ratios and differences are paired. They do not cover what another seed changes: that is the column over seeds "
         "(median, smallest to largest) and the last one.\n"
         "- Ridge maps, alone or under a bridge, are fitted in closed form on the first `bridge.ridge_windows` training "
-        "windows, the per-token table on all of them: compare the states with the tokens a bridge was trained on.\n"
+        "windows, so a ratio to them flatters a bridge that was trained on more. Those named `all windows` are fitted on "
+        "every window that training 0 visits, the per-token table on every training window: compare the column of states "
+        "with that of tokens.\n"
         f"- Scored: {PARTS[part]}.\n"
         "- FVU is of one sampler step, on training documents kept out of training. Parameters are those that are trained, "
         "or fitted in closed form; the frozen ridge base of the trained arms is not among them.\n"

@@ -19,7 +19,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as every command of a study runs
 
-from dihal_core.bridges.ablation_arms import ABLATION_ARMS, RIDGE, ablation_units, parse_unit
+from dihal_core.bridges.ablation_arms import ABLATION_ARMS, RIDGE, RIDGE_ALL, ablation_units, parse_unit
 from dihal_core.config import StudySettings
 from dihal_core.evaluation.ablation import compare_arms
 from dihal_core.profiles import load_study, parse_assignment
@@ -92,7 +92,12 @@ def goal_rows(comparison: Mapping[str, Any], seconds: Mapping[str, Any]) -> list
             "met" if ppl <= PPL_GOAL else "not met",
         )
     )
-    for name in (RIDGE, "regressor"):
+    if RIDGE_ALL in rows:
+        wide = rows[RIDGE_ALL]
+        text = f"{fast['kl_seeds']['median'] / wide['kl_seeds']['median']:.3f} ({seeds}; mean over seeds "
+        text += f"{interval_text(fast['kl_to_ridge_all'], decimals=3)}); fitted on {wide['ridge_states']:,} states"
+        found.append((f"KL against the ridge on all windows the bridge sees ({row_label(wide)})", text, "reported"))
+    for name in (RIDGE, RIDGE_ALL, "regressor"):
         if name in rows:
             row = rows[name]
             difference = row["kl_difference"]

@@ -16,7 +16,7 @@ def row(name, kl, difference=None, control=False, steps=None, seeds=3):
         "kl": interval(kl), "nll": interval(3.0), "ppl": interval(20.0, 1.0), "top1": interval(0.8),
         "kl_seeds": {"values": [kl], "median": kl, "low": kl, "high": kl},
         "ppl_seeds": {"values": [20.0], "median": 20.0, "low": 20.0, "high": 20.0},
-        "ppl_to_teacher": interval(1.1), "kl_to_ridge": interval(0.6), "kl_difference": difference,
+        "ppl_to_teacher": interval(1.1), "kl_to_ridge": interval(0.6), "kl_to_ridge_all": interval(0.7), "kl_difference": difference,
         "nll_difference": difference, "seeds_compared": 3, "seeds_below": 2,
     }  # fmt: skip
 
