@@ -208,7 +208,7 @@ def markdown_page(
         "(median, smallest to largest) and the last one.\n"
         "- Ridge maps, alone or under a bridge, are fitted in closed form on the first `bridge.ridge_windows` training "
         "windows, so a ratio to them flatters a bridge that was trained on more. Those named `all windows` are fitted on "
-        "every window that training 0 visits, the per-token table on every training window: compare the column of states "
+        "every window that training 0 of a bridge depends on, the per-token table on every training window: compare the column of states "
         "with that of tokens.\n"
         f"- Scored: {PARTS[part]}.\n"
         "- FVU is of one sampler step, on training documents kept out of training. Parameters are those that are trained, "

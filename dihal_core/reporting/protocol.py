@@ -80,7 +80,9 @@ def _fitted(settings: Json) -> str:
         for name, n in trained.items()
     ]
     text = f"{', '.join(parts)} training windows"
-    return f"{text}; `all windows`: on every window the final training visits" if replace["ridge_all"] else text
+    return (
+        f"{text}; `all windows`: on these and every window the final training visits" if replace["ridge_all"] else text
+    )
 
 
 def _targets(settings: Json) -> str:

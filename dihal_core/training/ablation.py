@@ -205,7 +205,7 @@ def _train(
     if spec.arm == "table":
         return {"table": _table(source, layer, train_windows)}, Trained({}, {}, {}), None
     if spec.arm == "ridge-all":
-        seen = seen_windows(context.settings.ablation.training, train_windows, seed)
+        seen = seen_windows(context.settings.ablation.training, train_windows, bridge.ridge_windows, seed)
         arm, states = wide_ridge_arm(source, layer, seen, bridge.ridge_penalty, progress)
         return {"ridge-all": arm}, Trained({}, {}, {}), states
     arms = fresh_arms((spec.arm,), cast(Any, bridge), source.frame, seed)

@@ -13,12 +13,17 @@ from dihal_core.progress import Progress, silent
 from dihal_core.training.batches import BatchSource, batch_windows, total_steps
 
 
-def seen_windows(training: TrainingSettings, train_windows: np.ndarray, seed: int) -> np.ndarray:
-    """Return the windows that a training with `seed` really visits, sorted: its cap on steps may leave some out."""
+def seen_windows(training: TrainingSettings, train_windows: np.ndarray, ridge_windows: int, seed: int) -> np.ndarray:
+    """Return the windows that a bridge trained with `seed` depends on, sorted.
+
+    Those that its steps visit (a cap may leave some out), and the first `ridge_windows`, on which its frozen base was
+    fitted: so the map of all windows never sees less than the base.
+    """
     steps, batch = total_steps(training, len(train_windows)), training.batch_sequences
     if steps * batch >= len(train_windows):
         return np.sort(train_windows)
-    return np.unique(np.concatenate([batch_windows(train_windows, batch, step, seed) for step in range(steps)]))
+    visited = [batch_windows(train_windows, batch, step, seed) for step in range(steps)]
+    return np.unique(np.concatenate([train_windows[:ridge_windows], *visited]))
 
 
 def table_arm(source: BatchSource, layer: int, windows: np.ndarray) -> TableArm | None:

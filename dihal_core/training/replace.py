@@ -165,8 +165,9 @@ def _train(
         table = table_arm(source, layer, train_windows)
         arms |= {} if table is None else {"table": table}
     if settings.replace.ridge_all and world.main:
-        seen = seen_windows(settings.replace.training, train_windows, settings.seed)
-        arms["ridge-all"], _ = wide_ridge_arm(source, layer, seen, settings.bridge.ridge_penalty, progress)
+        bridge = settings.bridge
+        seen = seen_windows(settings.replace.training, train_windows, bridge.ridge_windows, settings.seed)
+        arms["ridge-all"], _ = wide_ridge_arm(source, layer, seen, bridge.ridge_penalty, progress)
     runs = train(
         learning,
         source,
