@@ -31,6 +31,13 @@ class WideRidgeArm(BasedArm):
         super().__init__(frame)
         self.map = RidgeBase(frame.width, frame.ridge.tokens)
 
+    @torch.no_grad()
+    def predict(
+        self, embeddings_BTD: Tensor, steps: int = 1, sequence_B: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        """Apply the map without computing the base, which has no part in it; the other arguments play none."""
+        return self.frame.finish(self.map(self.frame.condition(embeddings_BTD)))
+
     def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
         """Apply the map; the base, `steps`, `sequence_B` and `seed` play no part."""
         return self.map(condition_BTD)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dihal_core.bridges.arms import load_arms, make_arm, save_arms
+from dihal_core.bridges.arms import load_arms, make_arm, predict_all, save_arms
 from dihal_core.bridges.causality import largest_leak
 from dihal_core.bridges.fitting import fit_condition, fit_frame
 from dihal_core.bridges.linear import lagged
 from dihal_core.bridges.standardise import state_mask
 from dihal_core.bridges.wide_ridge import WideRidgeArm, fit_wide_ridge
 from dihal_core.errors import NumericsError
+from dihal_core.evaluation.flops import counted_flops
 
 D, T, N = 12, 20, 90
 """More windows than two chunks."""
@@ -98,6 +99,15 @@ def test_it_keeps_the_constant_of_position_0_and_looks_at_no_later_token(data, f
     arm, _ = fit(data, frame, np.arange(N))
     assert torch.equal(arm.predict(data[0])[:, 0], frame.sink_D.expand(N, D))
     assert largest_leak(arm.predict, data[0][:4], 7) == 0.0
+
+
+def test_alone_or_among_arms_it_predicts_the_same_bits_at_the_cost_of_one_map(data, frame):
+    arm, _ = fit(data, frame, np.arange(N))
+    ridge = make_arm("ridge", None, frame, 0)
+    together = predict_all({"ridge": ridge, "ridge-all": arm}, data[0])
+    assert torch.equal(together["ridge-all"], arm.predict(data[0]))
+    costs = [counted_flops(lambda one=one: one.predict(data[0][:1])) for one in (arm, ridge)]
+    assert costs[0] == costs[1] > 0
 
 
 def test_it_survives_its_file(data, frame, bridge_settings, tmp_path):
