@@ -16,6 +16,7 @@ from dihal_core.backbones.identity import backbone_identity
 from dihal_core.bridges.ablation_arms import ABLATION_ARMS, ablation_units, parse_unit
 from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import BackboneSettings, StudySettings, UnetBridgeSettings
+from dihal_core.config.targets import explain_targets
 from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, reading_cost
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
@@ -50,13 +51,20 @@ def _ablation_cost(settings: StudySettings, per_token: float) -> dict[str, float
     tokens = steps * chosen.training.batch_sequences * window
     arms = [ABLATION_ARMS[parse_unit(unit)[0]] for unit in ablation_units(chosen)]
     sizes = [bridge_size(arm.settings(settings.bridge, chosen), backbone.hidden_size) for arm in arms if arm.trained]
+    wide = sum(_wide_ridge_flops(settings) * tokens for arm in arms if arm.arm == "ridge-all")
     scored = getattr(settings.corpus, f"num_{chosen.evaluation_set}") * window
     rows = sum(1 + len(chosen.sampling_steps if arm.diffusion else (1,)) for arm in arms)
     prefix = per_token * chosen.layer / backbone.num_layers
     return {
         "bytes": sum(4 * size.parameters for size in sizes) + 1e5 * len(arms),
-        "flops": sum(tokens * (3 * size.flops + prefix) for size in sizes) + rows * scored * per_token,
+        "flops": sum(tokens * (3 * size.flops + prefix) for size in sizes) + wide + rows * scored * per_token,
     }
+
+
+def _wide_ridge_flops(settings: StudySettings) -> float:
+    """FLOPs per token of the normal equations of a ridge map: features x features and features x states."""
+    features = settings.bridge.ridge_tokens * settings.backbone.hidden_size
+    return 2.0 * features * (features + settings.backbone.hidden_size)
 
 
 def _hub_bytes(settings: StudySettings) -> float:
@@ -141,7 +149,12 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         "agreement": {"bytes": 5e4, "flops": 0, "rate": rate},
         "replace": {
             "bytes": 16 * bridge,
-            "flops": final_states * 5 * bridge_flops + final_tokens * per_token * 0.1,
+            "flops": final_states * 5 * bridge_flops
+            + final_tokens * per_token * 0.1
+            + settings.replace.ridge_all
+            * _wide_ridge_flops(settings)
+            * final_tokens
+            / settings.replace.training.epochs,
             "rate": rate / 4 if not on_gpu else rate,
         },
         "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
@@ -257,6 +270,8 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
         )
         lines.append(f"activations.store_everything writes {describe_amount(dump_bytes(settings))}; {verdict}")
     lines.append(f"Hours are arithmetic at assumed rates: {rate}, downloads at 50 MB/s. Nothing was fetched or run.")
+    if any(row["stage"] == "sweep" for row in rows):
+        lines.append(explain_targets(settings))
     return "\n".join([*lines, *describe_reading(settings)])
 
 

@@ -29,3 +29,18 @@ def stream(seed: int, *name: str | int) -> np.random.Generator:
 def torch_seed(seed: int, *name: str | int) -> int:
     """Return a 63-bit seed of the stream, for `torch.Generator().manual_seed`."""
     return stream_entropy(seed, *name) & ((1 << 63) - 1)
+
+
+def training_seed(seed: int, number: int) -> int:
+    """Return the root seed of training number `number` of a study: of initial weights, noise and batch order.
+
+    The one rule for all repeated trainings (sweep, comparison of architectures): number 0 is the study's own seed,
+    every further one a stream of it. Ours: seeds n and n + 1 of two studies must not share trainings, which
+    `seed + number` would let them.
+
+    Examples
+    --------
+    >>> training_seed(7, 0), training_seed(7, 1) == training_seed(8, 0)
+    (7, False)
+    """
+    return torch_seed(seed, "sweep seed", number) if number else seed

@@ -260,6 +260,7 @@ STAGES: dict[str, Stage] = {
                 *BACKBONE,
                 "bridge",
                 "ablation",
+                "corpus.evaluation_part",
                 "evaluation.bootstrap_replicates",
                 "evaluation.confidence",
             ),

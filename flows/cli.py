@@ -100,11 +100,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(arguments: argparse.Namespace):
+def _settings(arguments: argparse.Namespace, flow: str = ""):
+    from dihal_core.design import for_design
     from dihal_core.profiles import load_study, parse_assignment
     from dihal_core.study import pin_settings
 
     overrides = dict(parse_assignment(text) for text in arguments.assignments)
+    overrides = for_design(overrides) if flow == "ablate" else overrides
     settings = load_study(arguments.profile, arguments.backbone, arguments.seed, overrides)
     return pin_settings(settings, ask_hub=False), overrides
 
@@ -124,7 +126,7 @@ def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
     from flows import console, server
     from tasks.engines import require_engine
 
-    settings, overrides = _settings(arguments)
+    settings, overrides = _settings(arguments, flow_name)
     check_stages(arguments.force)
     require_engine(settings.compute)
     home = _home(arguments)
@@ -169,7 +171,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from dihal_core.planning import describe_settings, format_plan, plan_study
     from dihal_core.stages import FLOWS
 
-    settings, _ = _settings(arguments)
+    settings, _ = _settings(arguments, arguments.flow)
     if arguments.settings:
         print(describe_settings(settings))
         return 0

@@ -8,7 +8,9 @@ from typing import Any
 DESCRIPTION = (
     "Train bridges and controls at one layer on the same windows, batches, steps and tokens, with several seeds, and "
     "print a table with budgets, document intervals and spread over seeds (the paper's appendix D.1). An interrupted "
-    "comparison goes on with the arm and seed it stopped at. Arms are listed in dihal_core/bridges/ablation_arms.py."
+    "comparison goes on with the arm and seed it stopped at. Arms are listed in dihal_core/bridges/ablation_arms.py. "
+    "Scored on the development half of the evaluation documents, because whoever chooses by the table uses them up; for "
+    "figures to quote: --set corpus.evaluation_part=test."
 )
 CHOICES = {"layer": "ablation.layer", "seeds": "ablation.seeds", "steps": "ablation.training.max_steps"}
 

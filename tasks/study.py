@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 
 from dihal_core.config import StudySettings
+from dihal_core.config.targets import explain_targets
 from dihal_core.errors import ArtifactError, DihalError, NetworkError, ResourceError
 from dihal_core.explain import explain
 from dihal_core.exposition import write_metrics
@@ -239,8 +240,9 @@ class StudyRun:
             f"{'will run: forced' if row['stage'] in self.force else row['why']} |"
             for row in rows
         )
+        targets = any(row["stage"] == "sweep" for row in rows) and f"\n\n{explain_targets(self.settings)}"
         create_markdown_artifact(
-            f"## What will run and why\n\n| stage | units | to run | why |\n|---|---:|---:|---|\n{lines}"
+            f"## What will run and why\n\n| stage | units | to run | why |\n|---|---:|---:|---|\n{lines}{targets or ''}"
             + self.links(),
             key=artifact_key(self.ledger["study"], "plan"),
             description="why each stage runs again or is taken from its store",

@@ -92,7 +92,7 @@ def _held(record: StageRecord, array: str) -> str:
         known = ", ".join(sorted(path.name for path in section.glob("state_*"))) or "none"
         raise ArtifactError(
             f"store {record.uri} holds no {array}; what lies in {section.name}: {known}; "
-            "widen score.first_layer..score.last_layer or activations.whole_sequences and run the study again"
+            "widen score.first_layer..score.last_layer, or set targets.source=stored, and run the study again"
         )
     return array
 

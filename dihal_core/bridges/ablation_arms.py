@@ -51,6 +51,8 @@ class AblationArm:
 ABLATION_ARMS: dict[str, AblationArm] = {
     "ridge-3": AblationArm("ridge map, 3 tokens", "ridge", with_ridge(3)),
     "ridge-1": AblationArm("ridge map, 1 token", "ridge", with_ridge(1)),
+    "ridge-3-all": AblationArm("ridge map, 3 tokens, all windows", "ridge-all", with_ridge(3)),
+    "ridge-1-all": AblationArm("ridge map, 1 token, all windows", "ridge-all", with_ridge(1)),
     "table": AblationArm("per-token table", "table"),
     "skip": AblationArm("skip (embedding only)", "skip"),
     "mlp": AblationArm("fast bridge", "bridge", as_mlp, diffusion=True, trained=True),
@@ -60,7 +62,9 @@ ABLATION_ARMS: dict[str, AblationArm] = {
 REFERENCE = "mlp"
 """The arm that every other one is compared with, fixed beforehand."""
 RIDGE = "ridge-3"
-"""The control whose KL is the unit of the ratios."""
+"""The control whose KL is the unit of the ratios: the base that bridges start from, fitted on some windows."""
+RIDGE_ALL = "ridge-3-all"
+"""The same map fitted on every window that the trained arms see: the unit of the second ratio."""
 
 
 def chosen_arms(ablation: AblationSettings) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The arms of one layer together: built, saved and loaded. Names: bridge, regressor, ridge, skip, table.
+"""The arms of one layer together: built, saved and loaded. Names: bridge, regressor, ridge, ridge-all, skip, table.
 
 Weights are safetensors, settings JSON; nothing is pickled. The frozen frame is stored once.
 """
@@ -18,6 +18,7 @@ from dihal_core.bridges.frame import Arm, BasedArm, Frame
 from dihal_core.bridges.registry import make_bridge
 from dihal_core.bridges.regressor import Regressor, RidgeArm, SkipArm
 from dihal_core.bridges.table import TableArm
+from dihal_core.bridges.wide_ridge import WideRidgeArm
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import ArtifactError, ConfigError, nearest
 from dihal_core.seeding import torch_seed
@@ -39,6 +40,7 @@ def make_arm(name: str, settings: BridgeSettings, frame: Frame, seed: int) -> Ar
         "bridge": lambda: make_bridge(settings, frame),
         "regressor": lambda: Regressor(settings, frame),
         "ridge": lambda: RidgeArm(frame),
+        "ridge-all": lambda: WideRidgeArm(frame),
         "skip": lambda: SkipArm(frame),
         "table": lambda: TableArm(frame),
     }

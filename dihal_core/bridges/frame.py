@@ -164,10 +164,6 @@ class TrainedArm(BasedArm):
         sequence_B = torch.arange(len(batch.mask_BT))
         return self.estimate(batch.condition_BTD, batch.base_BTD, 1, sequence_B, 0)
 
-    def one_step(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return `estimate_once` with draws of its own."""
-        return self.estimate_once(batch, self.draw_once(batch.mask_BT, generator))
-
     @abc.abstractmethod
     def objective(self) -> dict[str, float]:
         """Return the weights of the paper's four loss terms in what this arm minimises."""

@@ -17,6 +17,7 @@ from dihal_core.config.bridges import BridgeBase, BridgeSettings, MlpBridgeSetti
 from dihal_core.config.cost import CostSettings
 from dihal_core.config.data import ActivationSettings, BackboneSettings, CorpusSettings, HuggingFaceSettings
 from dihal_core.config.geometry import AgreementSettings, GeometrySettings, MetricSettings, ProxySettings, ScoreSettings
+from dihal_core.config.targets import TargetSettings, choose_targets
 from dihal_core.config.training import EvaluationSettings, ReplaceSettings, SweepSettings, TrainingSettings
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Settings",
     "StudySettings",
     "SweepSettings",
+    "TargetSettings",
     "TrainingSettings",
     "UnetBridgeSettings",
 ]
@@ -138,6 +140,7 @@ class StudySettings(Settings):
         "backbones on a schedule).",
     )
     sweep: SweepSettings
+    targets: TargetSettings = TargetSettings()
     agreement: AgreementSettings = AgreementSettings()
     replace: ReplaceSettings
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -194,16 +197,7 @@ class StudySettings(Settings):
         ):
             if wanted > available:
                 raise ValueError(f"{label} {wanted} exceeds corpus.num_sequences {available}; raise the latter")
-        if self.activations.whole_sequences not in (0, self.sweep.num_sequences):
-            raise ValueError(
-                f"activations.whole_sequences {self.activations.whole_sequences} must be 0 (recompute targets) or equal "
-                f"sweep.num_sequences {self.sweep.num_sequences}"
-            )
-        if self.activations.whole_sequences > self.activations.num_sequences:
-            raise ValueError(
-                f"activations.whole_sequences {self.activations.whole_sequences} exceeds "
-                f"activations.num_sequences {self.activations.num_sequences}"
-            )
+        self._decide_targets()
         pool = self.activations.num_sequences * self.activations.positions_per_sequence
         if self.geometry.large_size > pool:
             raise ValueError(
@@ -228,3 +222,22 @@ class StudySettings(Settings):
                 f"{self.activations.positions_per_sequence} exceed corpus.min_window_tokens {self.corpus.min_window_tokens}"
             )
         return self
+
+    def _decide_targets(self) -> None:
+        """Put the number of windows that are stored whole where stages read it; a number given by hand stays."""
+        acts, wanted, given = self.activations, self.sweep.num_sequences, self.activations.whole_sequences
+        stored = choose_targets(self).windows if given is None else given
+        if stored not in (0, wanted):
+            raise ValueError(
+                f"activations.whole_sequences {stored} must be 0 (recompute targets) or equal sweep.num_sequences {wanted}; "
+                "leave it out and targets.source decides"
+            )
+        if stored > acts.num_sequences:
+            said = "targets.source=stored needs" if given is None else f"activations.whole_sequences {stored} needs"
+            raise ValueError(
+                f"{said} the sweep's {wanted} windows in the dump, which exceeds activations.num_sequences "
+                f"{acts.num_sequences}; raise the latter, or set targets.source=recomputed"
+            )
+        if given is None:
+            decided = acts.model_copy(update={"whole_sequences": stored})
+            object.__setattr__(self, "activations", decided)  # frozen for everyone else

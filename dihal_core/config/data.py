@@ -158,8 +158,11 @@ class ActivationSettings(Settings):
         "state of a window (ours; paper silent).",
     )
     skip_positions: int = Field(4, ge=1, description="First positions excluded from the pool: attention sinks (ours).")
-    whole_sequences: int = Field(
-        0, ge=0, description="Windows stored whole at every candidate layer for the sweep; 0 means recompute (ours)."
+    whole_sequences: int | None = Field(
+        None,
+        ge=0,
+        description="Windows stored whole at every candidate layer for the sweep; 0: its targets are recomputed; null: "
+        "targets.source decides (ours).",
     )
     store_everything: bool = Field(
         False,

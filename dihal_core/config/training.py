@@ -100,6 +100,11 @@ class ReplaceSettings(Settings):
     table: bool = Field(
         False, description="Also fit and evaluate the per-token table, a control without context (ours)."
     )
+    ridge_all: bool = Field(
+        False,
+        description="Also fit and evaluate the ridge map on every window the bridge is trained on, not only on the first "
+        "bridge.ridge_windows: minutes of a CPU core, because of its normal equations (ours).",
+    )
     threads: int = Field(2, ge=1, le=256, description="Intra-op threads.")
 
 

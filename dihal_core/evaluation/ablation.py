@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dihal_core.bridges.ablation_arms import ABLATION_ARMS, REFERENCE, RIDGE, row_name
+from dihal_core.bridges.ablation_arms import ABLATION_ARMS, REFERENCE, RIDGE, RIDGE_ALL, row_name
 from dihal_core.errors import ArtifactError
 from dihal_core.evaluation.intervals import DocumentBootstrap, perplexity
 from dihal_core.evaluation.summary import TEACHER
@@ -65,7 +65,7 @@ def compare_arms(results: Sequence[Json], replicates: int, confidence: float, se
         for count in made[0]["forward_flops"]
     }
     teacher_G = np.asarray(first["per_document"]["arms"][TEACHER]["nll"], np.float64)
-    reference, ridge = _reference(found), found.get(RIDGE)
+    reference, ridge, ridge_all = _reference(found), found.get(RIDGE), found.get(RIDGE_ALL)
     rows = []
     for name, row in found.items():
         nll_G, kl_G = row.mean("nll"), row.mean("kl")
@@ -81,6 +81,7 @@ def compare_arms(results: Sequence[Json], replicates: int, confidence: float, se
                 "ppl_seeds": spread([float(np.exp(value)) for value in row.each("nll", tokens_G)]),
                 "ppl_to_teacher": boot.ratio(nll_G - teacher_G, tokens_G, perplexity),
                 "kl_to_ridge": None if ridge is None else boot.ratio(kl_G, ridge.mean("kl")),
+                "kl_to_ridge_all": None if ridge_all is None else boot.ratio(kl_G, ridge_all.mean("kl")),
                 "kl_difference": None if row is reference else boot.difference(kl_G, reference.mean("kl"), tokens_G),
                 "nll_difference": None if row is reference else boot.difference(nll_G, reference.mean("nll"), tokens_G),
                 **_seeds_against(row, reference, tokens_G),

@@ -12,6 +12,7 @@ ARM_NAMES = {
     "teacher": "teacher (the backbone itself)",
     "regressor": "regressor, same size, no diffusion",
     "ridge": "ridge regression, no training",
+    "ridge-all": "ridge regression on all windows, no training",
     "table": "mean state of each token, no context",
     "skip": "embedding put into the layer",
 }
@@ -82,7 +83,7 @@ def _training(replace: Json) -> list[str]:
     bridge = replace["arms"]["bridge"]
     others = [
         f"{name} {number(replace['arms'][name]['fvu'])}"
-        for name in ("regressor", "ridge", "table", "skip")
+        for name in ("regressor", "ridge", "ridge-all", "table", "skip")
         if name in replace["arms"]
     ]
     return [

@@ -14,7 +14,7 @@ tokens (`do_sample`) is transformers' and follows torch's own seed.
 
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from dihal_core.backbones.backbone import Backbone
 from dihal_core.bridges.frame import Arm
-from dihal_core.bridges.streams import SEQUENCE, open_stream
+from dihal_core.bridges.streams import open_stream
 from dihal_core.errors import ConfigError
 from dihal_core.hybrid.cache import HybridCache
 from dihal_core.hybrid.configuration import DiHALConfig
-from dihal_core.hybrid.padding import Rows, find_rows
+from dihal_core.hybrid.entrance import Entrance
 
 IGNORED_LABEL = -100
 
@@ -65,7 +65,7 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
         self.arm = arm.eval().requires_grad_(False)
         self.embedder, self.suffix = backbone.parts(config.layer)
         self._backbone = backbone
-        self._plain_embedding = is_plain_embedding(self.embedder, backbone)
+        self._entrance = Entrance(config, backbone, self.arm, self.embedder)
         self.generation_config = GenerationConfig(
             bos_token_id=config.separator_token_id,
             eos_token_id=config.eos_token_id,
@@ -130,13 +130,13 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids = input_ids.to(device=self._backbone.device, dtype=torch.long)
         attention_mask = None if attention_mask is None else attention_mask.to(self._backbone.device)
         if past_key_values is None and not use_cache:
-            hidden_BTD, rows, mask_BS = self._states(input_ids, attention_mask, steps)
+            hidden_BTD, rows, mask_BS = self._entrance.whole(input_ids, attention_mask, steps)
             cache, positions_BT = None, rows.positions(T) if rows is not None else None
         else:
             cache = past_key_values
             if cache is None:
                 cache = HybridCache(self.suffix.config, open_stream(self.arm, steps, self.config.noise_seed))
-            hidden_BTD, mask_BS, positions_BT = self._next_states(input_ids, attention_mask, cache)
+            hidden_BTD, mask_BS, positions_BT = self._entrance.following(input_ids, attention_mask, cache)
         final_BTD = self.suffix(
             inputs_embeds=hidden_BTD.to(device=self._backbone.device, dtype=self._backbone.dtype),
             attention_mask=mask_BS,
@@ -169,89 +169,6 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
             )
         return input_ids.shape[1]
 
-    def _states(
-        self, input_ids: Tensor, attention_mask: Tensor | None, steps: int
-    ) -> tuple[Tensor, Rows | None, Tensor | None]:
-        """Return the state of `layer` for whole rows, as evaluation computes it."""
-        B, T = input_ids.shape
-        rows = find_rows(attention_mask, B, T)
-        self._require_separator(input_ids, rows)
-        embeddings_BTD = self._embed(input_ids, None if rows is None else rows.positions(T))
-        sequence_B = torch.full((B,), SEQUENCE)
-        if rows is None:
-            return self.arm.predict(embeddings_BTD, steps, sequence_B, self.config.noise_seed), None, attention_mask
-        left_BTD = self.arm.predict(rows.to_left(embeddings_BTD), steps, sequence_B, self.config.noise_seed)
-        return rows.from_left(left_BTD), rows, attention_mask
-
-    def _next_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None, cache: HybridCache
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return states of the columns that follow the cache, the mask over all columns, and their positions."""
-        B, T = input_ids.shape
-        rows = find_rows(attention_mask, B, cache.columns + T)
-        if rows is not None and bool((rows.first_B + rows.count_B < cache.columns + T).any()):
-            raise ConfigError(
-                "attention_mask has padding on the right, after which nothing can follow; pad on the left "
-                "(tokenizer.padding_side='left') or call without a cache"
-            )
-        start = self._first_states if cache.columns == 0 else self._later_states
-        hidden_BTD, positions_BT = start(input_ids, attention_mask, rows, cache)
-        cache.columns += T
-        if attention_mask is None and cache.first_B is not None:
-            column_S = torch.arange(cache.columns, device=cache.first_B.device)
-            attention_mask = (column_S >= cache.first_B[:, None]).long()
-        return hidden_BTD, attention_mask, positions_BT
-
-    def _first_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None, rows: Rows | None, cache: HybridCache
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return states and positions of the columns that start a cache."""
-        self._require_separator(input_ids, rows)
-        if rows is None:
-            return cache.stream.extend(self._embed(input_ids, None)), None
-        cache.first_B, positions_BT = rows.first_B, rows.positions(input_ids.shape[1])
-        left_BTD = cache.stream.extend(rows.to_left(self._embed(input_ids, positions_BT)), rows.count_B)
-        return rows.from_left(left_BTD), positions_BT
-
-    def _later_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None, rows: Rows | None, cache: HybridCache
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return states of columns that follow others, and their positions where rows are padded."""
-        B, T = input_ids.shape
-        if cache.stream.rows != B:
-            raise ConfigError(f"input_ids has {B} rows, the cache has {cache.stream.rows}")
-        first_B = None if rows is None else rows.first_B
-        same = (
-            first_B is cache.first_B
-            if first_B is None or cache.first_B is None
-            else torch.equal(first_B, cache.first_B)
-        )
-        if attention_mask is not None and not same:
-            raise ConfigError("attention_mask differs from the one the cache was started with; start a new cache")
-        if self._plain_embedding and cache.first_B is None:
-            return cache.stream.extend(self._embed(input_ids, None)), None
-        seen_B = cast(Tensor, cache.stream.length_B).to(input_ids.device)
-        positions_BT = seen_B[:, None] + torch.arange(T, device=seen_B.device)
-        hidden_BTD = cache.stream.extend(self._embed(input_ids, positions_BT))
-        return hidden_BTD, None if cache.first_B is None else positions_BT
-
-    def _embed(self, input_ids: Tensor, positions_BT: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            if self._plain_embedding:
-                return self.get_input_embeddings()(input_ids)
-            return self.embedder(input_ids=input_ids, position_ids=positions_BT, use_cache=False).last_hidden_state
-
-    def _require_separator(self, input_ids: Tensor, rows: Rows | None) -> None:
-        first_B = input_ids[:, 0] if rows is None else input_ids.gather(1, rows.first_B[:, None])[:, 0]
-        wrong_B = first_B != self.config.separator_token_id
-        if bool(wrong_B.any()):
-            row = int(wrong_B.nonzero()[0])
-            raise ConfigError(
-                f"row {row} starts with token {int(first_B[row])}, a hybrid's input starts with the separator "
-                f"{self.config.separator_token_id}: the state of position 0 belongs to it. Use the tokenizer saved with "
-                "the model, which puts it there, or prepend it"
-            )
-
     def save_pretrained(self, save_directory: str | os.PathLike[str], merged: bool = False, **options: Any) -> None:
         """Write config, bridge weights (safetensors) and the reference to the backbone, or a merged copy.
 
@@ -274,18 +191,6 @@ class DiHALForCausalLM(PreTrainedModel, GenerationMixin):
 
 SAVE_OPTIONS = frozenset({"max_shard_size", "safe_serialization", "is_main_process"})
 """Options of `save_pretrained` that change nothing here: one safetensors file is always written."""
-
-
-@torch.no_grad()
-def is_plain_embedding(embedder: Any, backbone: Backbone) -> bool:
-    """Say whether state 0 is the token embedding's own output, so that no mask or position need be made for it.
-
-    Asked of the model, not of its name: GPT-2 adds positions, Gemma 2 scales after the lookup.
-    """
-    tokens_BT = torch.arange(min(4, backbone.vocab_size), device=backbone.device)[None]
-    embeddings_BTD = backbone.model.get_input_embeddings()(tokens_BT)
-    found = embedder(input_ids=tokens_BT, position_ids=tokens_BT + 5, use_cache=False).last_hidden_state
-    return torch.equal(found.to(embeddings_BTD.device), embeddings_BTD)
 
 
 def require_hybrid_layer(layer: Any, backbone: Backbone) -> None:

@@ -32,7 +32,8 @@ def build_ablation(context: StageContext) -> dict[str, Any]:
         results, settings.evaluation.bootstrap_replicates, settings.evaluation.confidence, settings.seed
     )
     seconds = training_seconds(records, results)
-    table, lines = ablation_table(comparison, seconds), answer_lines(comparison)
+    part = settings.corpus.evaluation_part
+    table, lines = ablation_table(comparison, seconds), answer_lines(comparison, part)
     name = str(context.values.get("study_name") or settings.profile)
     context.store.write_bytes("ablation.csv", table.csv().encode())
     context.store.write_json(
@@ -43,6 +44,7 @@ def build_ablation(context: StageContext) -> dict[str, Any]:
             "settings": {
                 "profile": settings.profile,
                 "seed": settings.seed,
+                "corpus": {"evaluation_part": part},
                 **{
                     part: getattr(settings, part).model_dump(mode="json") for part in ("backbone", "bridge", "ablation")
                 },
@@ -54,7 +56,7 @@ def build_ablation(context: StageContext) -> dict[str, Any]:
             "records": [{"unit": record.unit, "key": record.key, "digest": record.digest} for record in records],
         },
     )
-    page = markdown_page(settings.backbone.name, name, settings.seed, comparison, table, lines)
+    page = markdown_page(settings.backbone.name, name, settings.seed, comparison, table, lines, part)
     context.store.write_bytes("ablation.md", page.encode())
     return {"answer": lines, "rows": len(table.rows), "tokens": comparison["tokens"]}
 
@@ -106,6 +108,7 @@ def ablation_table(comparison: Json, seconds: dict[str, Json]) -> Table:
         Column("ppl", "PPL", "interval", digits=4),
         Column("ppl_text", "PPL over seeds", "text"),
         Column("kl_to_ridge", "KL / ridge's", "interval", decimals=3),
+        Column("kl_to_ridge_all", "KL / that of the ridge on all windows", "interval", decimals=3),
         Column("ppl_to_teacher", "PPL / teacher's", "interval", decimals=3),
         Column("kl_difference", f"KL minus {against}'s", "interval", decimals=3),
         Column("nll_difference", f"NLL minus {against}'s", "interval", decimals=3),
@@ -130,8 +133,17 @@ def ablation_table(comparison: Json, seconds: dict[str, Json]) -> Table:
     return Table("ablation", f"Arms at layer {comparison['layer']}", columns, tuple(rows), tuple(marks))
 
 
-def answer_lines(comparison: Json) -> list[str]:
-    """Return the answer; whether a control wins stands first."""
+PARTS = {
+    "development": "the development half of the evaluation documents, which is for choosing: figures to quote come from "
+    "`corpus.evaluation_part=test`",
+    "test": "the test half of the evaluation documents, which is for quoting: whoever chooses by these figures has used "
+    "the half up, so choose with `corpus.evaluation_part=development` (the default of `dihal ablate`)",
+}
+"""Which half was scored, and why that half."""
+
+
+def answer_lines(comparison: Json, part: str) -> list[str]:
+    """Return the answer; whether a control wins stands first. `part` is the half of the documents that was scored."""
     rows = {row["row"]: row for row in comparison["rows"]}
     reference = rows[comparison["reference"]]
     best = min(rows.values(), key=lambda row: row["kl"]["value"])
@@ -151,7 +163,7 @@ def answer_lines(comparison: Json) -> list[str]:
         f"Budget     {spent or 'no arm was trained'}; {' or '.join(map(str, seeds)) or 'no'} seed"
         f"{'' if seeds == [1] else 's'}; scored "
         f"{integer(comparison['tokens'])} tokens of {integer(comparison['documents'])} documents "
-        f"({set_label(comparison['set'])}), layer {comparison['layer']}"
+        f"({set_label(comparison['set'])}, {part} half), layer {comparison['layer']}"
     )
     return lines
 
@@ -178,7 +190,9 @@ def _verdict(reference: Json, rows: list[Json]) -> str:
     return f"NOT DECIDED: the KL of the {control} ({theirs}) is {lower} than that of the {bridge} ({ours}); {told}"
 
 
-def markdown_page(backbone: str, study: str, seed: int, comparison: Json, table: Table, lines: list[str]) -> str:
+def markdown_page(
+    backbone: str, study: str, seed: int, comparison: Json, table: Table, lines: list[str], part: str
+) -> str:
     """Return the page: answer, table, how to read it."""
     level = f"{comparison['confidence']:.0%}"
     answer = "\n".join(f"- {' '.join(line.split())}" for line in lines)
@@ -193,9 +207,10 @@ def markdown_page(backbone: str, study: str, seed: int, comparison: Json, table:
         "so ratios and differences are paired. They do not cover what another seed changes: that is the column over seeds "
         "(median, smallest to largest) and the last one.\n"
         "- Ridge maps, alone or under a bridge, are fitted in closed form on the first `bridge.ridge_windows` training "
-        "windows, the per-token table on all of them: compare the states with the tokens a bridge was trained on.\n"
-        "- Whoever chooses an architecture by these figures has used up their documents: choose with "
-        "`corpus.evaluation_part=development`, quote from `test` (the default).\n"
+        "windows, so a ratio to them flatters a bridge that was trained on more. Those named `all windows` are fitted on "
+        "every window that training 0 of a bridge depends on, the per-token table on every training window: compare the column of states "
+        "with that of tokens.\n"
+        f"- Scored: {PARTS[part]}.\n"
         "- FVU is of one sampler step, on training documents kept out of training. Parameters are those that are trained, "
         "or fitted in closed form; the frozen ridge base of the trained arms is not among them.\n"
         "- Forward FLOPs are counted from the operators that run for one window, ridge base included. Seconds are of this "

@@ -35,20 +35,30 @@ ARM_ROLES = {
     "bridge": "observed",
     "regressor": "regressor",
     "ridge": "ridge",
+    "ridge-all": "ridge",
     "table": "muted",
     "skip": "skip",
 }
-ARM_MARKERS = {"teacher": "s", "bridge": "o", "regressor": "^", "ridge": "D", "table": "v", "skip": "X"}
-ARM_LINES = {"bridge": "-", "regressor": "-.", "ridge": "--", "table": ":", "skip": ":"}
+ARM_MARKERS = {
+    "teacher": "s",
+    "bridge": "o",
+    "regressor": "^",
+    "ridge": "D",
+    "ridge-all": "d",
+    "table": "v",
+    "skip": "X",
+}
+ARM_LINES = {"bridge": "-", "regressor": "-.", "ridge": "--", "ridge-all": "--", "table": ":", "skip": ":"}
 ARM_LABELS = {
     "teacher": "teacher",
     "bridge": "bridge (diffusion)",
     "regressor": "regressor (no diffusion)",
     "ridge": "ridge map",
+    "ridge-all": "ridge map, all windows",
     "table": "per-token table (no context)",
     "skip": "skip (embedding only)",
 }
-ARM_ORDER = ("teacher", "bridge", "regressor", "ridge", "table", "skip")
+ARM_ORDER = ("teacher", "bridge", "regressor", "ridge", "ridge-all", "table", "skip")
 
 
 def arm_kind(arm: str) -> str:

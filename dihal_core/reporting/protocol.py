@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dihal_core.config import StudySettings
+from dihal_core.config.targets import explain_targets
 from dihal_core.reporting.formatting import DASH, integer
 from dihal_core.reporting.results import Json
 from dihal_core.reporting.tables import Column, Table
@@ -67,6 +68,27 @@ def _ridge(geometry: Json) -> str:
     return f"{geometry['eps']:g}"
 
 
+def _fitted(settings: Json) -> str:
+    """Say which windows the ridge maps saw, beside the windows there are for a bridge."""
+    most, replace = settings["bridge"]["ridge_windows"], settings["replace"]
+    trained = {
+        "the sweep's": settings["sweep"]["num_sequences"] * (1 - settings["sweep"]["validation_fraction"]),
+        "the final training's": replace["num_sequences"] * (1 - replace["validation_fraction"]),
+    }
+    parts = [
+        f"{'all' if most >= n else f'the first {integer(most)}'} of {name} {integer(int(n))}"
+        for name, n in trained.items()
+    ]
+    text = f"{', '.join(parts)} training windows"
+    return (
+        f"{text}; `all windows`: on these and every window the final training visits" if replace["ridge_all"] else text
+    )
+
+
+def _targets(settings: Json) -> str:
+    return explain_targets(StudySettings.model_validate(settings)).removeprefix("Sweep targets are ").rstrip(".")
+
+
 def protocol_table(settings: Json) -> Table:
     """Return each step of the protocol: this study, the paper, and whether they agree."""
     corpus, activations, geometry = settings["corpus"], settings["activations"], settings["geometry"]
@@ -100,6 +122,7 @@ def protocol_table(settings: Json) -> Table:
         _text("intervals", f"{geometry['bootstrap_replicates']} resamples of documents", SILENT, OURS),
         _count("sweep trained on", sweep["num_sequences"], 150_000, "sequences"),
         _text("sweep split", f"{1 - split:.0%} train, {split:.0%} validation", "9:1", SAME if split == 0.1 else OTHER),
+        _text("sweep targets", _targets(settings), SILENT, OURS),
         _training("sweep training", sweep["training"], sweep["num_sequences"] * (1 - split), 1),
         _text("bridge", _bridge(bridge), "UNet in the style of Stable Diffusion v1.5, frozen VAE",
               SAME if bridge["kind"] == "unet" else OTHER),
@@ -107,6 +130,7 @@ def protocol_table(settings: Json) -> Table:
         _training("final training", replace["training"], replace["num_sequences"], 4),
         _text("evaluated on", f"{wiki}; {held}; {part}", "WikiText-103; held-out Dolma v1.7",
               SAME if dolma and published and corpus["num_eval_wiki"] else OTHER),
+        _text("ridge maps fitted on", _fitted(settings), SILENT, OURS),
         _text("controls", "ridge map, deterministic regressor, skip; depth, norm", "single proxies, Early/Middle/Late", OURS),
     ]  # fmt: skip
     labels = {"item": "step", "study": "this study", "paper": "paper", "status": "reading"}

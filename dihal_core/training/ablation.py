@@ -25,7 +25,6 @@ from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame, TrainedArm
 from dihal_core.bridges.regressor import RidgeArm
 from dihal_core.bridges.splits import split_by_document
-from dihal_core.bridges.table import fit_table
 from dihal_core.config import BridgeBase
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
@@ -41,9 +40,11 @@ from dihal_core.evaluation.summary import summarise
 from dihal_core.hybrid.leaks import require_no_leak
 from dihal_core.hybrid.model import Hybrid
 from dihal_core.progress import Progress
+from dihal_core.seeding import training_seed
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.closed_form import seen_windows, table_arm, wide_ridge_arm
 from dihal_core.training.loop import train
 from dihal_core.training.losses import validation_errors
 from dihal_core.training.phases import Phases
@@ -95,7 +96,7 @@ def build_ablate(context: StageContext) -> dict[str, Any]:
     settings, inputs = context.settings, cast(Any, context.inputs)
     chosen = settings.ablation
     name, number = parse_unit(str(context.unit))
-    spec, seed = ABLATION_ARMS[name], settings.seed + number
+    spec, seed = ABLATION_ARMS[name], training_seed(settings.seed, number)
     bridge = spec.settings(settings.bridge, chosen)
     layer = require_layer(chosen.layer, settings.backbone.num_layers, settings.backbone.name)
     use_threads(chosen.threads)
@@ -109,7 +110,7 @@ def build_ablate(context: StageContext) -> dict[str, Any]:
     device = resolve_device(settings.compute.device)
     backbone = load_backbone(settings.backbone, inputs["assets"], device, settings.seed)
     source, facts, train_windows, validation = _prepare(context, backbone, bridge, layer, phases)
-    arms, trained = _train(context, spec, bridge, layer, seed, source, train_windows, phases.of("train"))
+    arms, trained, states = _train(context, spec, bridge, layer, seed, source, train_windows, phases.of("train"))
     errors = validation_errors(arms, source, validation, facts, OUTLIER_RATIO, phases.of("validate"))
     arm = arms[spec.arm]
     probe_BTD = backbone.embed(padded_batch(evaluated, 0, min(PROBED_WINDOWS, len(evaluated))))
@@ -130,7 +131,7 @@ def build_ablate(context: StageContext) -> dict[str, Any]:
         },
         "curve": trained.curves.get(spec.arm, []),
         "leak": leaks[spec.arm],
-        "train": {"windows": len(train_windows), "fitted_states": facts.rows},
+        "train": {"windows": len(train_windows), "fitted_states": states or facts.rows},
         "validation": {"windows": len(validation), "states": len(errors.document_N)},
         "set": chosen.evaluation_set,
         "conventions": conventions(settings.backbone.separator_token, evaluated),
@@ -199,10 +200,14 @@ def _train(
     source: BatchSource,
     train_windows: np.ndarray,
     progress: Progress,
-) -> tuple[dict[str, Arm], Trained]:
-    """Return the arm, trained by this attempt or an earlier one; one that takes no steps is returned as it is."""
+) -> tuple[dict[str, Arm], Trained, int | None]:
+    """Return the arm, trained by this attempt or an earlier one, and the states a ridge map of its own was fitted on."""
     if spec.arm == "table":
-        return {"table": _table(source, layer, train_windows)}, Trained({}, {}, {})
+        return {"table": _table(source, layer, train_windows)}, Trained({}, {}, {}), None
+    if spec.arm == "ridge-all":
+        seen = seen_windows(context.settings.ablation.training, train_windows, bridge.ridge_windows, seed)
+        arm, states = wide_ridge_arm(source, layer, seen, bridge.ridge_penalty, progress)
+        return {"ridge-all": arm}, Trained({}, {}, {}), states
     arms = fresh_arms((spec.arm,), cast(Any, bridge), source.frame, seed)
     learning = trained_arms(arms)
     if bool(learning) != spec.trained:
@@ -211,10 +216,10 @@ def _train(
             "line in dihal_core/bridges/ablation_arms.py"
         )
     if not learning:
-        return arms, Trained({}, {}, {})
+        return arms, Trained({}, {}, {}), None
     found = find_trained(context.store, source.frame.sink_D.device)
     if found is not None:
-        return found
+        return *found, None
     clock = _Clock(progress)
     runs = train(
         learning,
@@ -228,15 +233,11 @@ def _train(
         suffix=SuffixObjective.of(source, layer, bridge),
     )
     context.store.commit(CLOCK, clock.seconds())
-    return arms, keep_trained(context.store, arms, runs, bridge, layer)
+    return arms, keep_trained(context.store, arms, runs, bridge, layer), None
 
 
 def _table(source: BatchSource, layer: int, train_windows: np.ndarray) -> Arm:
-    lengths_N = torch.from_numpy(source.windows.lengths_N).long()
-    table = fit_table(
-        source.frame, source.backbone.embed, source.targets.states, source.windows.tokens_NT, lengths_N,
-        train_windows, f"layer {layer}",
-    )  # fmt: skip
+    table = table_arm(source, layer, train_windows)
     if table is None:
         raise ConfigError(
             "the embedding output of this backbone holds positions, so no per-token table can be made of it; leave "

@@ -16,12 +16,12 @@ from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.splits import split_by_document
-from dihal_core.bridges.table import fit_table
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress, silent
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.closed_form import seen_windows, table_arm, wide_ridge_arm
 from dihal_core.training.distortion import measured_distortion
 from dihal_core.training.loop import train
 from dihal_core.training.losses import validation_errors
@@ -162,11 +162,12 @@ def _train(
         return {name: {"fvu": errors.summary(name)["fvu"]} for name in learning}
 
     if settings.replace.table and world.main:
-        table = fit_table(
-            source.frame, source.backbone.embed, source.targets.states, source.windows.tokens_NT,
-            torch.from_numpy(source.windows.lengths_N).long(), train_windows, f"layer {layer}",
-        )  # fmt: skip
+        table = table_arm(source, layer, train_windows)
         arms |= {} if table is None else {"table": table}
+    if settings.replace.ridge_all and world.main:
+        bridge = settings.bridge
+        seen = seen_windows(settings.replace.training, train_windows, bridge.ridge_windows, settings.seed)
+        arms["ridge-all"], _ = wide_ridge_arm(source, layer, seen, bridge.ridge_penalty, progress)
     runs = train(
         learning,
         source,

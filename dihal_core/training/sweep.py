@@ -17,13 +17,13 @@ from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.fitting import LayerFacts, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.ridge import SharedRidge, load_ridge
-from dihal_core.bridges.table import fit_table
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress, silent
-from dihal_core.seeding import torch_seed
+from dihal_core.seeding import training_seed
 from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
+from dihal_core.training.closed_form import table_arm
 from dihal_core.training.loop import train
 from dihal_core.training.measure import Measurement, with_seeds
 from dihal_core.training.phases import Phases
@@ -76,10 +76,7 @@ def build_sweep(context: StageContext) -> dict[str, Any]:
     clock.append(time.monotonic())
     measurement = Measurement(context, layer, source, facts, shared, phases)
     (arms, trained), *others = trainings
-    table = fit_table(
-        source.frame, source.backbone.embed, source.targets.states, source.windows.tokens_NT,
-        torch.from_numpy(source.windows.lengths_N).long(), shared.train, f"layer {layer}",
-    )  # fmt: skip
+    table = table_arm(source, layer, shared.train)
     result = measurement.first(arms if table is None else {**arms, "table": table}, trained)
     if table is None:
         result["flags"].append(NO_TABLE.format(layer=layer))
@@ -163,7 +160,7 @@ def _train(
 ) -> tuple[dict[str, Arm], Trained]:
     settings = context.settings
     names = _names(settings, layer)
-    seed = seed_number(settings.seed, index)
+    seed = training_seed(settings.seed, index)
     chosen = names if index == 0 else tuple(name for name in names if name in LEARNED)
     arms = fresh_arms(chosen, settings.bridge, source.frame, seed)
     runs = train(
@@ -179,11 +176,6 @@ def _train(
         world=world,
     )
     return arms, keep_trained(context.store, arms, runs, settings.bridge, layer, index, world.main)
-
-
-def seed_number(seed: int, index: int) -> int:
-    """Return the root seed of training number `index`: of initial weights, noise and batch order. 0 is the study's own."""
-    return torch_seed(seed, "sweep seed", index) if index else seed
 
 
 def _names(settings: Any, layer: int) -> tuple[str, ...]:

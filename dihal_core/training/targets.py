@@ -55,7 +55,7 @@ class StoreTargets:
         if len(mapped) < needed:
             raise ArtifactError(
                 f"store {record.uri} holds {len(mapped)} whole windows of layer {layer}, {needed} are needed; "
-                "set activations.whole_sequences to sweep.num_sequences and run the study again"
+                "set targets.source=stored (activations.whole_sequences left out) and run the study again"
             )
 
         if int(np.prod(mapped.shape)) * mapped.dtype.itemsize <= in_memory_bytes:

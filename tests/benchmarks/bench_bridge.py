@@ -19,7 +19,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as every command of a study runs
 
-from dihal_core.bridges.ablation_arms import ABLATION_ARMS, RIDGE, ablation_units, parse_unit
+from dihal_core.bridges.ablation_arms import ABLATION_ARMS, RIDGE, RIDGE_ALL, ablation_units, parse_unit
 from dihal_core.config import StudySettings
 from dihal_core.evaluation.ablation import compare_arms
 from dihal_core.profiles import load_study, parse_assignment
@@ -38,6 +38,7 @@ BUDGET: dict[str, Any] = {
     "corpus.num_sequences": 12000,
     "corpus.num_eval_wiki": 164,
     "corpus.num_heldout": 8,
+    "corpus.evaluation_part": "test",
     "activations.num_sequences": 2000,
     "ablation.layer": 1,
     "ablation.training.epochs": 2.1,
@@ -91,7 +92,12 @@ def goal_rows(comparison: Mapping[str, Any], seconds: Mapping[str, Any]) -> list
             "met" if ppl <= PPL_GOAL else "not met",
         )
     )
-    for name in (RIDGE, "regressor"):
+    if RIDGE_ALL in rows:
+        wide = rows[RIDGE_ALL]
+        text = f"{fast['kl_seeds']['median'] / wide['kl_seeds']['median']:.3f} ({seeds}; mean over seeds "
+        text += f"{interval_text(fast['kl_to_ridge_all'], decimals=3)}); fitted on {wide['ridge_states']:,} states"
+        found.append((f"KL against the ridge on all windows the bridge sees ({row_label(wide)})", text, "reported"))
+    for name in (RIDGE, RIDGE_ALL, "regressor"):
         if name in rows:
             row = rows[name]
             difference = row["kl_difference"]
@@ -130,7 +136,7 @@ def section(settings: StudySettings, records: list[StageRecord], words: Sequence
         "|--|--|--|",
         *(f"| {goal} | {text} | {verdict} |" for goal, text, verdict in goal_rows(comparison, seconds)),
         "",
-        *(f"- {' '.join(line.split())}" for line in answer_lines(comparison)),
+        *(f"- {' '.join(line.split())}" for line in answer_lines(comparison, settings.corpus.evaluation_part)),
         "",
         table.markdown(),
     ]

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from dihal_core.bridges.ablation_arms import ABLATION_ARMS, ablation_units
+from dihal_core.design import for_design
 from dihal_core.planning import plan_study
 from dihal_core.profiles import load_study
 from dihal_core.study import pin_device
 from flows.ablate import ablate
-from flows.cli import build_parser
+from flows.cli import build_parser, main
 from flows.cli_ablate import with_choices
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -52,11 +53,11 @@ def test_the_comparison_ends_with_a_verdict_a_table_and_data(ablated):
 
 def test_every_arm_and_seed_is_a_unit_and_nothing_runs_twice(ablated):
     home, _ = ablated
-    settings = pin_device(load_study("smoke"))
+    settings = pin_device(load_study("smoke", overrides=for_design(None)))
     rows = {row["stage"]: row for row in plan_study(settings, home, "ablate")}
     assert rows["ablate"]["units"] == len(ablation_units(settings.ablation))
     assert {row["status"] for row in rows.values()} == {"cached"}
-    fewer = pin_device(load_study("smoke", overrides={"ablation.arms": ["mlp", "ridge-3"]}))
+    fewer = pin_device(load_study("smoke", overrides=for_design({"ablation.arms": ["mlp", "ridge-3"]})))
     rows = {row["stage"]: row for row in plan_study(fewer, home, "ablate")}
     assert (rows["ablate"]["status"], rows["ablation"]["status"]) == ("cached", "will run")
 
@@ -86,3 +87,20 @@ def test_short_options_of_the_command_are_settings():
         'ablation.arms=["mlp", "unet"]',
     ]
     assert with_choices(build_parser().parse_args(["ablate"])).assignments == []
+
+
+def test_the_comparison_scores_development_documents_and_the_planned_one_too(ablated, capsys, monkeypatch):
+    home, result = ablated
+    data = json.loads(Path(result["report"]).with_name("ablation.json").read_bytes())
+    assert data["settings"]["corpus"] == {"evaluation_part": "development"}
+    assert "development half" in result["answer"][-1]
+    monkeypatch.setenv("DIHAL_HOME", str(home))
+    plan = ["plan", "--flow", "ablate", "--profile", "smoke", "--home", str(home), "--json"]
+    assert main(plan) == 0
+    assert {row["status"] for row in json.loads(capsys.readouterr().out)} == {"cached"}
+    assert main([*plan, "--set", "corpus.evaluation_part=test"]) == 0
+    assert "will run" in {row["status"] for row in json.loads(capsys.readouterr().out)}
+
+
+def test_a_half_that_is_named_is_kept():
+    assert for_design({"corpus.evaluation_part": "test", "seed": 1})["corpus.evaluation_part"] == "test"

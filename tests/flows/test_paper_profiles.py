@@ -30,6 +30,7 @@ SHRUNK = {
     "backbone.config_overrides.num_attention_heads": 4,
     "backbone.config_overrides.num_key_value_heads": 2,
     "backbone.config_overrides.head_dim": 8,
+    "targets.source": "recomputed",  # as auto chooses at the size the profile is for
     "corpus.num_sequences": 64,
     "corpus.num_heldout": 8,
     "corpus.num_eval_wiki": 6,

@@ -133,6 +133,8 @@ def test_artifacts_lead_to_stores_and_settings_and_progress_moves(home, swept):
     for key in ("plan", "sealed-selection", "sweep-answer"):
         text = found[f"smoke-random-llama-4-layers-d-32-s0-{key}"].data
         assert (Path(swept["folder"]) / "runs" / "sweep.json").as_uri() in text
+    plan = found["smoke-random-llama-4-layers-d-32-s0-plan"].data
+    assert "Sweep targets are stored, as targets.source says." in plan
     progress = found["smoke-random-llama-4-layers-d-32-s0-sweep-progress"]
     assert progress.type == "progress"
     assert progress.data == 100.0

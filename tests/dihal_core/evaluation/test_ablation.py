@@ -85,7 +85,7 @@ def test_an_arm_without_seeds_stands_against_every_seed():
 def test_without_the_fast_bridge_or_the_ridge_the_rest_is_still_compared():
     rows = rows_of(result("unet", LOW, diffusion=True), result("regressor", HIGH))
     assert rows["all"]["reference"] == "unet@1"
-    assert rows["unet@1"]["kl_to_ridge"] is None
+    assert rows["unet@1"]["kl_to_ridge"] is rows["unet@1"]["kl_to_ridge_all"] is None
     assert rows_of(result("skip", HIGH))["all"]["reference"] == "skip"
 
 
@@ -105,3 +105,11 @@ def test_a_row_tells_how_many_states_its_ridge_has_seen():
     assert {name: rows[name]["ridge_states"] for name in ("mlp@1", "ridge-3", "table", "skip")} == {
         "mlp@1": 700, "ridge-3": 700, "table": None, "skip": None,
     }  # fmt: skip
+
+
+def test_the_ratio_to_the_ridge_of_all_windows_stands_beside_the_other():
+    wide = {**result("ridge-3-all", [0.3] * 4), "train": {"fitted_states": 9000}}
+    rows = rows_of(result("mlp", [0.15] * 4, diffusion=True), result("ridge-3", HIGH), wide)
+    assert rows["mlp@1"]["kl_to_ridge_all"]["value"] == pytest.approx(0.5)
+    assert rows["mlp@1"]["kl_to_ridge"]["value"] < 0.5
+    assert rows["ridge-3-all"]["ridge_states"] == 9000

@@ -7,7 +7,8 @@ import torch
 
 from dihal_core.bridges.registry import BRIDGES
 from dihal_core.errors import ConfigError
-from dihal_core.hybrid.causal_lm import DiHALForCausalLM, is_plain_embedding
+from dihal_core.hybrid.causal_lm import DiHALForCausalLM
+from dihal_core.hybrid.entrance import Entrance, is_plain_embedding
 
 TOLERANCE = {"atol": 2e-4, "rtol": 1e-3}
 
@@ -140,7 +141,8 @@ def test_the_token_embedding_stands_for_state_0_only_where_it_is_state_0(family,
     model = make_hybrid(family)
     tokens_BT = torch.stack(prompts((12,)))
     state_BTD = model.backbone.embed(tokens_BT)
-    assert torch.equal(model._embed(tokens_BT, torch.arange(12)[None]), state_BTD)
+    entrance = Entrance(model.config, model.backbone, model.arm, model.embedder)
+    assert torch.equal(entrance.embed(tokens_BT, torch.arange(12)[None]), state_BTD)
     same = torch.equal(model.get_input_embeddings()(tokens_BT), state_BTD)
     assert is_plain_embedding(model.embedder, model.backbone) == same == (family not in ("gpt2", "gemma2"))
 

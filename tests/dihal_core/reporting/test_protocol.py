@@ -56,3 +56,14 @@ def test_every_setting_is_listed_with_value_and_origin():
     assert rows["replace.layer"]["value"] is None
     assert rows["backbone.config_overrides"]["value"] is None
     assert rows["evaluation.sampling_steps"]["value"] == "[1, 4]"
+
+
+def test_it_says_which_windows_the_ridge_maps_saw():
+    def told(profile):
+        rows = {row["item"]: row["study"] for row in protocol_table(load_study(profile).model_dump(mode="json")).rows}
+        return rows["ridge maps fitted on"]
+
+    assert (
+        told("quickstart") == "all of the sweep's 576, the first 1,024 of the final training's 5,940 training windows"
+    )
+    assert told("thorough").endswith("`all windows`: on these and every window the final training visits")

@@ -71,6 +71,26 @@ def test_closed_form_arms_say_how_many_numbers_they_were_fitted_with(made, smoke
     assert made["skip-s0"][1]["parameters"] == 0
 
 
+def test_the_ridge_of_all_windows_has_seen_what_the_trained_arms_have(made, smoke):
+    """Fewer training windows than the base may take: base and map of all windows are then one."""
+    few, everything = (made[f"{name}-s0"][1] for name in ("ridge-3", "ridge-3-all"))
+    assert everything["train"] == few["train"]
+    assert everything["parameters"] == few["parameters"]
+    assert everything["fvu"] == pytest.approx(few["fvu"], rel=1e-3)
+
+
+def test_a_base_of_few_windows_is_told_from_the_ridge_of_all(request_in, smoke):
+    bridge = smoke.bridge.model_copy(update={"ridge_windows": 8})
+    settings = smoke.model_copy(update={"bridge": bridge})
+    found = {}
+    for name in ("ridge-3", "ridge-3-all"):
+        record = ensure(request_in("ablate", settings, unit=f"{name}-s0"))
+        found[name] = json.loads((record.path / "ablate.json").read_bytes())
+    assert found["ridge-3-all"]["train"]["fitted_states"] > 2 * found["ridge-3"]["train"]["fitted_states"]
+    assert found["ridge-3-all"]["fvu"] < found["ridge-3"]["fvu"]
+    assert found["ridge-3-all"]["leak"] == 0.0
+
+
 @pytest.mark.parametrize("call", [4, 9])
 def test_a_killed_unit_resumes_to_the_same_bytes(made, request_in, smoke, stop_at, call):
     Stopped, listener = stop_at

@@ -61,6 +61,30 @@ def test_the_regressor_can_be_left_out(request_in, smoke):
     assert set(load_arms(record.path / "arms")) == {"bridge", "ridge", "skip"}
 
 
+def test_the_ridge_map_of_all_windows_stands_beside_the_arms_and_moves_none(finished, request_in, smoke):
+    """One that saw no more than the frozen base is the frozen base."""
+    settings = smoke.model_copy(update={"replace": smoke.replace.model_copy(update={"ridge_all": True})})
+    record = ensure(request_in("replace", settings, values={"layer": 2}))
+    found = json.loads((record.path / "replace.json").read_bytes())
+    wide = found["arms"].pop("ridge-all")
+    assert found == finished[1]
+    assert wide["steps"] == 0
+    assert wide["fvu"] == pytest.approx(found["arms"]["ridge"]["fvu"], rel=1e-3)
+    assert "ridge-all" in load_arms(record.path / "arms")
+
+
+def test_a_base_of_few_windows_is_weaker_than_the_ridge_map_of_all(request_in, smoke):
+    settings = smoke.model_copy(
+        update={
+            "replace": smoke.replace.model_copy(update={"ridge_all": True}),
+            "bridge": smoke.bridge.model_copy(update={"ridge_windows": 8}),
+        }
+    )
+    record = ensure(request_in("replace", settings, values={"layer": 2}))
+    found = json.loads((record.path / "replace.json").read_bytes())
+    assert found["arms"]["ridge-all"]["fvu"] < 0.9 * found["arms"]["ridge"]["fvu"]
+
+
 def test_the_per_token_table_stands_beside_the_arms_and_moves_none(finished, request_in, smoke):
     settings = smoke.model_copy(update={"replace": smoke.replace.model_copy(update={"table": True})})
     record = ensure(request_in("replace", settings, values={"layer": 2}))

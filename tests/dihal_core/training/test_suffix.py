@@ -61,7 +61,8 @@ def test_positions_that_were_not_drawn_keep_the_true_state(source):
     )  # fmt: skip
     arm = make_arm("bridge", settings, source.frame, seed=0)
     batch = source.load(WINDOWS)
-    estimate = arm.one_step(batch, torch.Generator().manual_seed(0))
+    draws = arm.draw_once(batch.mask_BT, torch.Generator().manual_seed(0))
+    estimate = arm.estimate_once(batch, draws)
     differs = (estimate != batch.target_BTD).any(dim=-1)
     assert differs.sum(dim=1).tolist() == [1] * len(WINDOWS)
     assert not (differs & ~batch.mask_BT).any()

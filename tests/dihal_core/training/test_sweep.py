@@ -8,7 +8,7 @@ import pytest
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.requests import find
 from dihal_core.runner import ensure
-from dihal_core.training.sweep import control_layers, seed_number
+from dihal_core.training.sweep import control_layers
 
 LOSSES = {"fvu", "fvu_without_outliers", "relative_mse", "raw_mse", "paper_bridge_loss", "kl", "nll"}
 COSTS = {"parameters", "steps", "tokens", "flops"}
@@ -140,8 +140,3 @@ def test_a_kill_loses_no_more_than_one_seed(request_in, three_seeds, stop_at, ca
     partial = Path(request.home) / request.stage / f"{request.key}.partial"
     assert len(list((partial / "commits").glob("trained*.json"))) == trained
     assert ensure(request).digest == straight
-
-
-def test_seeds_differ_in_their_root_and_the_first_is_the_studys():
-    assert seed_number(7, 0) == 7
-    assert len({seed_number(7, index) for index in range(20)} | {seed_number(8, 1)}) == 21
