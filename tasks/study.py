@@ -37,6 +37,7 @@ from tasks.dump_help import DumpHelp
 from tasks.links import links
 from tasks.memory import PeakMemory
 from tasks.progress import ProgressArtifact, artifact_key
+from tasks.remote_stops import stops_workers
 from tasks.slots import task_tags
 from tasks.stages import TASKS
 from tasks.stopping import stops_tasks
@@ -90,6 +91,7 @@ class StudyRun:
 
     @told_in_journal
     @stops_tasks
+    @stops_workers
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
         started = time.monotonic()
