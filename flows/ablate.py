@@ -19,7 +19,7 @@ def ablate(
     """Train every registered bridge and control at one layer at the same budget and say which is better.
 
     Args:
-        backbone: Preset name or local model folder; None keeps the profile's own.
+        backbone: Preset name, local model folder or hub id (organisation/model); None keeps the profile's own.
         profile: Name of a shipped profile.
         seed: Root of all random streams; `ablation.seeds` trainings start from it.
         overrides: Dotted settings, e.g. `{"ablation.layer": 2, "ablation.arms": ["mlp", "unet"]}`.

@@ -26,7 +26,9 @@ class _Parser(argparse.ArgumentParser):
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quickstart", help="profile name (default: quickstart)")
     parser.add_argument(
-        "--backbone", default=None, help="backbone preset or local model folder (default: the profile's)"
+        "--backbone",
+        default=None,
+        help="backbone preset, local model folder or hub id organisation/model (default: the profile's)",
     )
     parser.add_argument("--seed", type=int, default=0, help="root of all random streams (default: 0)")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """Workers of a cluster that is not the flow's own: stopping the flow stops their tasks, and their work is kept."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -82,7 +83,9 @@ def environment(tmp_path_factory):
     said: list[str] = []
     url = server.ensure_server(home, said.append, server.free_port(int(os.environ.get("DIHAL_TEST_PORT", "4920"))))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    yield {**clean, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": url, "OMP_NUM_THREADS": "1"}
+    # Ray lets nobody in without the token of its cluster.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    yield {**clean, **token, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": url, "OMP_NUM_THREADS": "1"}
     server.stop_all(home, said.append)
 
 
