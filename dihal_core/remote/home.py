@@ -17,6 +17,7 @@ from typing import Any
 from dihal_core.errors import ArtifactError
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
+from dihal_core.remote.failures import is_brief
 from dihal_core.remote.objects import Found, Objects
 from dihal_core.remote.transfers import move
 from dihal_core.store import MANIFEST, StageRecord, StoreStatus, dump_json, require_disk, store_lock, write_atomically
@@ -230,10 +231,10 @@ class RemoteHome:
 
 
 @functools.cache
-def _remote_home(address: str, _process: int) -> RemoteHome:
+def _remote_home(address: str, _process: int, _brief: bool) -> RemoteHome:
     return RemoteHome(address)
 
 
 def remote_home(address: str) -> RemoteHome:
-    """Return the home under `address`, one object per process (connections do not survive a fork)."""
-    return _remote_home(address, os.getpid())
+    """Return the home under `address`, one object per process (connections do not survive a fork) and patience."""
+    return _remote_home(address, os.getpid(), is_brief())

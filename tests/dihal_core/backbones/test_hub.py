@@ -32,9 +32,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path = urllib.parse.unquote(self.path.partition("?")[0]).strip("/")
         if path.startswith("api/models/"):
-            model = path.removeprefix("api/models/").partition("/revision/")[0]
-            body = json.dumps({"id": model, "sha": COMMIT}).encode() if model in self.files else None
-            return self.answer(body, "RepoNotFound")
+            organisation, name, *asked = path.removeprefix("api/models/").split("/")
+            model = f"{organisation}/{name}"
+            body = json.dumps({"id": model, "sha": COMMIT}).encode()
+            here = model in self.files
+            known = here and (not asked or asked[0] == "revision")  # no folder of chat templates
+            return self.answer(body if known else None, "EntryNotFound" if here else "RepoNotFound")
         model, _, rest = path.partition("/resolve/")
         body = self.files.get(model, {}).get(rest.partition("/")[2])
         return self.answer(body, "EntryNotFound" if model in self.files else "RepoNotFound")
