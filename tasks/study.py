@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 
+from dihal_core.change import sentence
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, DihalError, NetworkError, ResourceError
 from dihal_core.explain import explain
@@ -268,6 +269,8 @@ class StudyRun:
             publish_hybrid(self.record("hybrid"), page.parent)
         answer = [str(line) for line in report.counts["answer"]]
         change = (read_result(page.parent / PUBLISHED[stage][1]) or {}).get("difference")
+        if change and self.journal is not None:
+            self.journal.content["difference"] = sentence(change)
         return self.outcome(page, [*answer, change["line"]] if change else answer, stage)
 
     def settle(self) -> None:

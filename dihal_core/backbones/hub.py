@@ -14,7 +14,7 @@ from dihal_core.errors import ConfigError, NetworkError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SEPARATOR = "<|endoftext|>"
-"""The pretraining separator of most families; a tokenizer that lacks it starts documents with its bos token (ours)."""
+"""The pretraining separator of most families; in a tokenizer that lacks it documents are parted by bos, or eos (ours)."""
 TIMEOUT_S = 10.0
 HOW_TO_ADD = (
     "a preset is a table in dihal_core/profiles/backbones.toml, a family one line in dihal_core/backbones/registry.py"
@@ -78,9 +78,12 @@ def _separator(tokenizer: dict[str, Any]) -> str:
     added = tokenizer.get("added_tokens_decoder") or {}
     if any((token or {}).get("content") == SEPARATOR for token in added.values()):
         return SEPARATOR
-    first = tokenizer.get("bos_token")
-    name = first.get("content") if isinstance(first, dict) else first
-    return str(name) if name else SEPARATOR
+    for kind in ("bos_token", "eos_token"):
+        token = tokenizer.get(kind)
+        name = token.get("content") if isinstance(token, dict) else token
+        if name:
+            return str(name)
+    return SEPARATOR
 
 
 def _fetched(identifier: str, name: str, presets: str) -> Path | None:
