@@ -50,7 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         found = schedules(client)
     for name, (_, schedule) in sorted(found.items()):
         when = getattr(schedule.schedule, "cron", None) or str(schedule.schedule)
-        study = ", ".join(f"{key}={value}" for key, value in sorted((schedule.parameters or {}).items()))
+        study = ", ".join(
+            f"{key}={value}" for key, value in sorted((schedule.parameters or {}).items()) if value is not None
+        )
         print(f"{'runs' if schedule.active else 'off ':<5} {name:<28} {when:<14} {study}".rstrip())
     if not found:
         print("no deployment has a schedule; `dihal up` applies deployments/prefect.yaml")
