@@ -22,7 +22,6 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 
 from dihal_core.errors import DihalError
-from dihal_core.progress import StopRequested
 from dihal_core.remote.address import remote_address
 from dihal_core.remote.link import home_path
 from dihal_core.stops import ask_to_stop, forget_stops, is_asked_to_stop
@@ -72,9 +71,13 @@ def tell_workers(home: Path, run: str, futures: list[PrefectFuture[object]], pat
     except (DihalError, OSError) as error:
         log.warning("workers of the cluster are not told to stop, they finish what they began (%s)", error)
         return
-    for future in futures:
-        with contextlib.suppress(StopRequested, Exception):  # how they ended is theirs to say
-            future.wait(timeout=max(0.1, deadline - time.monotonic()))
+    landed = threading.Semaphore(0)
+    for future in futures:  # told, not waited for: Dask's client does not come back from an end that is no Exception
+        future.add_done_callback(lambda _: landed.release())
+    for _ in futures:
+        if not landed.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            log.warning("a task on the cluster has not ended after %.0f s; it may still be saving", patience_s)
+            return
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from dihal_core.costs import stage_costs
 from dihal_core.errors import AssetError, ResourceError
 from dihal_core.planning import (
     check_local_weights,
@@ -11,7 +12,6 @@ from dihal_core.planning import (
     format_plan,
     plan_study,
     preflight,
-    stage_costs,
 )
 from dihal_core.profiles import load_study, profile_names
 from dihal_core.stages import FLOWS, STAGES
