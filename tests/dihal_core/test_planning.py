@@ -4,7 +4,6 @@ import sys
 import numpy as np
 import pytest
 
-from dihal_core.costs import stage_costs
 from dihal_core.errors import AssetError, ResourceError
 from dihal_core.planning import (
     check_local_weights,
@@ -12,6 +11,7 @@ from dihal_core.planning import (
     format_plan,
     plan_study,
     preflight,
+    stage_costs,
 )
 from dihal_core.profiles import load_study, profile_names
 from dihal_core.stages import FLOWS, STAGES
