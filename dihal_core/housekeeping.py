@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,13 +67,34 @@ def referred(home: Path) -> set[str]:
         If one of those files cannot be read: what it refers to is unknown, so nothing may be called unused.
     """
     manifests = {f"{path.parent.parent.name}/{path.parent.name}": _manifest(path) for path in _manifest_paths(home)}
+
+    def read(store: str, file: str) -> bytes | None:
+        path = home / store / file
+        return path.read_bytes() if path.is_file() else None
+
+    return followed(manifests, texts_of_studies(home), read)
+
+
+def followed(
+    manifests: dict[str, dict[str, Any]], texts: list[str], read: Callable[[str, str], bytes | None]
+) -> set[str]:
+    """Return `stage/key` of every store that `texts` name, directly or through inputs.
+
+    Parameters
+    ----------
+    manifests
+        Of all finished stores, by `stage/key`.
+    texts
+        The JSON files of all studies.
+    read
+        Returns a file of a store, None if it has none of that name.
+    """
     made: dict[tuple[str, str], set[str]] = {}
     for name, manifest in manifests.items():
         made.setdefault((str(manifest.get("stage")), str(manifest.get("digest"))), set()).add(name)
-    texts = _texts_of_studies(home)
     named = {key for text in texts for key in KEY.findall(text)}
     queue = [name for name in manifests if named.intersection(KEY.findall(name))]
-    queue += _published_from(home, manifests, [json.loads(text) for text in texts])
+    queue += _published_from(manifests, [json.loads(text) for text in texts], read)
     kept: set[str] = set()
     while queue:
         name = queue.pop()
@@ -83,11 +104,17 @@ def referred(home: Path) -> set[str]:
     return kept | _made_from(manifests, kept)
 
 
-def _texts_of_studies(home: Path) -> list[str]:
+def names_stores(path: str) -> bool:
+    """Say whether a file of a study's folder tells which stores it needs: seals and the hybrid's copy do not."""
+    parts = path.split("/")
+    return parts[-1].endswith(".json") and parts[-1] != SEALS and HYBRID not in parts[-2:-1]
+
+
+def texts_of_studies(home: Path) -> list[str]:
     """Return the JSON files of all studies: results, their history, journals of runs. Seals only remember old scores."""
     texts = []
     for path in sorted((home / "studies").rglob("*.json")):
-        if path.name == SEALS or path.parent.name == HYBRID:
+        if not names_stores(path.as_posix()):
             continue
         try:
             texts.append(path.read_text(encoding="utf-8"))
@@ -100,14 +127,16 @@ def _texts_of_studies(home: Path) -> list[str]:
     return texts
 
 
-def _published_from(home: Path, manifests: dict[str, Any], published: list[Any]) -> list[str]:
+def _published_from(
+    manifests: dict[str, Any], published: list[Any], read: Callable[[str, str], bytes | None]
+) -> list[str]:
     """Return the stores whose result was published; what was published may hold more than the store does."""
     found = []
     for name in manifests:
         for file in PUBLISHED.get(name.split("/")[0], ()):
-            path = home / name / file
-            if path.suffix == ".json" and path.is_file():
-                result = json.loads(path.read_bytes())
+            data = read(name, file) if file.endswith(".json") else None
+            if data is not None:
+                result = json.loads(data)
                 if isinstance(result, dict) and any(_contains(other, result) for other in published):
                     found.append(name)
     return found
@@ -157,7 +186,7 @@ def leftovers(home: Path, older_than_days: float = DEFAULT_AGE_DAYS) -> list[Lef
     Parameters
     ----------
     home : Path
-        Folder of all stores (local).
+        Folder of all stores (local; `dihal_core.remote.unused` does the same for a remote home).
     older_than_days : float
         Younger ones are left out: a study that has not written its result yet may be about to use them.
     """
@@ -201,12 +230,12 @@ def _bytes(folder: Path) -> int:
 def _held(stage: Path, key: str) -> bool:
     if not (stage / f".{key}.lock").exists():
         return False
-    with _try_lock(stage / f".{key}.lock", fcntl.LOCK_EX) as handle:
+    with try_lock(stage / f".{key}.lock", fcntl.LOCK_EX) as handle:
         return handle is None
 
 
 @contextlib.contextmanager
-def _try_lock(path: Path, kind: int) -> Iterator[BinaryIO | None]:
+def try_lock(path: Path, kind: int) -> Iterator[BinaryIO | None]:
     """Yield the locked handle, or None if somebody else holds it."""
     with open(path, "ab") as handle:
         try:
@@ -238,7 +267,7 @@ def remove(home: Path, chosen: Iterable[Leftover]) -> list[Leftover]:
     ResourceError
         If a study is running in `home`: it may be about to use any of them.
     """
-    with _try_lock(home / IN_USE, fcntl.LOCK_EX) as alone:
+    with try_lock(home / IN_USE, fcntl.LOCK_EX) as alone:
         if alone is None:
             raise ResourceError(
                 f"a study is running in {home} and may be about to use these stores; wait until it has ended, then "
@@ -246,7 +275,7 @@ def remove(home: Path, chosen: Iterable[Leftover]) -> list[Leftover]:
             )
         done = []
         for leftover in chosen:
-            with _try_lock(leftover.path.parent / f".{leftover.key}.lock", fcntl.LOCK_EX) as mine:
+            with try_lock(leftover.path.parent / f".{leftover.key}.lock", fcntl.LOCK_EX) as mine:
                 if mine is None or not leftover.path.is_dir():
                     continue
                 doomed = leftover.path.with_name(f"{leftover.key}{REMOVED}{time.time_ns()}")

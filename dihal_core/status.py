@@ -99,6 +99,7 @@ def run_status(home: Path, journal: Json, elsewhere: bool = True) -> Json:
         "device": journal["settings"]["compute"]["device"],
         "started": journal["started"],
         "ended": journal.get("ended"),
+        "difference": journal.get("difference"),
         "process": process,
         "journal": str(home / "studies" / journal["study"] / RUNS / f"{journal['flow']}.json"),
         "stages": stages,
@@ -185,6 +186,8 @@ def format_status(status: Json) -> str:
             f"  {study['flow']} of {study['backbone']}, profile {study['profile']}, seed {study['seed']}, "
             f"{study['device']}; started {study['started']}; settings in {study['journal']}",
         ]
+        if study["difference"]:
+            lines.append(f"  since the previous study: {study['difference']}")
         if study["state"] == "finished" and all(row["state"] == "done" for row in study["stages"]):
             lines.append(f"  all {len(study['stages'])} stages done")
             continue

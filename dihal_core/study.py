@@ -11,6 +11,7 @@ from typing import Any
 from dihal_core.assets import required_assets
 from dihal_core.backbones.identity import backbone_identity, pin_revision
 from dihal_core.bridges.ablation_arms import ablation_units
+from dihal_core.change import FILES, publish_change, with_change
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
 from dihal_core.history import KEPT, with_history
@@ -207,9 +208,17 @@ def publish_study(home: Path, settings: StudySettings, report: StageRecord, ledg
     folder = study_folder(home, settings)
     folder.mkdir(parents=True, exist_ok=True)
     pull_studies(home, KEPT)  # what came before may have been studied on another machine
-    for name in PUBLISHED[report.stage]:
-        data = (report.path / name).read_bytes()
-        write_atomically(folder / name, with_history(home, folder, name, data) if name in KEPT else data)
+    files = {name: (report.path / name).read_bytes() for name in PUBLISHED[report.stage]}
+    for name in KEPT:
+        if name in files:
+            files[name] = with_history(home, folder, name, files[name])
+            change = json.loads(files[name]).get("difference")
+            if change is not None:
+                page = PUBLISHED[report.stage][0]
+                files[page] = with_change(files[page], change, FILES[report.stage])
+            publish_change(folder, report.stage, change)
+    for name, data in files.items():
+        write_atomically(folder / name, data)
     write_atomically(folder / "settings.json", dump_json(settings.model_dump(mode="json")))
     write_atomically(folder / LEDGERS[report.stage], dump_json(ledger))
     figures = report.path / "figures"

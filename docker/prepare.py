@@ -1,6 +1,6 @@
 """Make a server ready: the bucket of DIHAL_HOME, every work pool the deployments name, deployments and automations.
 
-Runs once, beside a healthy Prefect server; safe to run again.
+Runs once, beside a healthy Prefect server; safe to run again: schedules that were on stay on (`dihal schedules` switches).
 """
 
 import os
@@ -40,6 +40,18 @@ def pools(prefect_file: Path) -> list[str]:
     return sorted({item["work_pool"]["name"] for item in deployments})
 
 
+def deploy() -> None:
+    """Apply all deployments; the file turns every schedule off, so those that ran are turned on again."""
+    from flows.operating import active_schedules, restore_schedules
+
+    url = os.environ["PREFECT_API_URL"]
+    before = active_schedules(url)
+    try:
+        prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
+    finally:
+        restore_schedules(url, before)
+
+
 def automate() -> None:
     """Apply the automations, which crash runs whose process is gone; the sentence of a refusal is ours."""
     from flows.automations import apply_automations
@@ -59,7 +71,7 @@ def main() -> None:
         template = os.environ.get("DIHAL_BASE_JOB_TEMPLATE")
         extra = ["--base-job-template", template] if template else []
         prefect("work-pool", "create", pool, "--type", POOL_TYPE, "--overwrite", *extra)
-    prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
+    deploy()
     automate()
 
 

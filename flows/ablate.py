@@ -23,7 +23,7 @@ def ablate(
     the other half (`corpus.evaluation_part` = `test`).
 
     Args:
-        backbone: Preset name or local model folder; None keeps the profile's own.
+        backbone: Preset name, local model folder or hub id (organisation/model); None keeps the profile's own.
         profile: Name of a shipped profile.
         seed: Root of all random streams; training 0 of every arm has it, further ones streams of it.
         overrides: Dotted settings, e.g. `{"ablation.layer": 2, "ablation.arms": ["mlp", "unet"]}`.

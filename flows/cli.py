@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ConfigError, DihalError, nearest
-from flows import cli_ablate, cli_corpus, cli_flows, cli_gc, cli_generate, cli_remote, cli_status, cli_store
+from flows import (
+    cli_ablate,
+    cli_corpus,
+    cli_flows,
+    cli_gc,
+    cli_generate,
+    cli_remote,
+    cli_schedules,
+    cli_status,
+    cli_store,
+)
 from flows.cli_geometry import add_geometry_arguments, run_geometry
 
 
@@ -26,7 +36,9 @@ class _Parser(argparse.ArgumentParser):
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="quickstart", help="profile name (default: quickstart)")
     parser.add_argument(
-        "--backbone", default=None, help="backbone preset or local model folder (default: the profile's)"
+        "--backbone",
+        default=None,
+        help="backbone preset, local model folder or hub id organisation/model (default: the profile's)",
     )
     parser.add_argument("--seed", type=int, default=0, help="root of all random streams (default: 0)")
     parser.add_argument(
@@ -97,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_ablate.add_parser(commands, _study_arguments)
     cli_flows.register(commands, _study_arguments)
     cli_status.register(commands)
+    cli_schedules.register(commands)
     return parser
 
 
@@ -282,6 +295,7 @@ COMMANDS = {
     "ablate": _ablate,
     **cli_flows.COMMANDS,
     **cli_status.COMMANDS,
+    **cli_schedules.COMMANDS,
 }
 
 

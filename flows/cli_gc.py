@@ -41,47 +41,77 @@ def run(arguments: argparse.Namespace) -> int:
         If what studies refer to cannot be read, or a study is running.
     """
     from dihal_core.errors import ConfigError
-    from dihal_core.housekeeping import DEFAULT_AGE_DAYS, leftovers, remove
+    from dihal_core.housekeeping import DEFAULT_AGE_DAYS
     from dihal_core.remote.address import remote_address
     from dihal_core.store import resolve_home
 
     home = resolve_home(arguments.home)
     address = remote_address(home)
-    if address is not None:
-        raise ConfigError(
-            f"`dihal gc` works on folders, not on {address}: other machines may be using its stores; `dihal leftovers` "
-            f"removes what killed uploads left there, and the working copy {home} may be deleted whenever no study runs"
-        )
-    os.environ["DIHAL_HOME"] = str(home)
+    os.environ["DIHAL_HOME"] = address or str(home)
     age = DEFAULT_AGE_DAYS if arguments.older_than is None else arguments.older_than
     for name, days in (("--older-than", age), ("--prefect-days", arguments.prefect_days)):
         if days is not None and not days >= 0:
             raise ConfigError(f"{name} {days:g} is no age; give days, 0 or more")
-    found = leftovers(home, age)
-    removed = remove(home, [leftover for leftover in found if not leftover.held]) if arguments.delete else []
+    rows = _local_rows(home, age, arguments.delete) if address is None else _remote_rows(address, age, arguments.delete)
     runs = _old_runs(home, arguments.prefect_days, arguments.delete) if arguments.prefect_days is not None else None
     if arguments.json:
-        rows = [{**dataclasses.asdict(item), "path": str(item.path), "removed": item in removed} for item in found]
-        print(json.dumps({"home": str(home), "stores": rows, "prefect": runs}, indent=1))
+        print(json.dumps({"home": address or str(home), "stores": rows, "prefect": runs}, indent=1))
         return 0
-    for item in found:
-        fate = "in use, kept" if item.held else "removed" if item in removed else "kept" if arguments.delete else ""
-        place = item.path.relative_to(home)
-        print(f"{item.bytes / 1e6:>10.1f} MB {item.age_days:>7.1f} days  {item.kind:<10} {place}  {fate}".rstrip())
-    print(_summary(home, found, removed, arguments.delete, age))
+    for row in rows:
+        fate = "in use, kept" if row["held"] else "removed" if row["removed"] else "kept" if arguments.delete else ""
+        size = f"{row['bytes'] / 1e6:>10.1f} MB {row['age_days']:>7.1f} days"
+        print(f"{size}  {row['kind']:<11} {row['store']}  {fate}".rstrip())
+    print(_summary(address or str(home), rows, arguments.delete, age))
     if runs is not None:
         print(_runs_sentence(runs, arguments.delete))
     return 0
 
 
-def _summary(home: Path, found: list[Any], removed: list[Any], delete: bool, age: float) -> str:
-    if not found:
+def _local_rows(home: Path, age: float, delete: bool) -> list[dict[str, Any]]:
+    from dihal_core.housekeeping import leftovers, remove
+
+    found = leftovers(home, age)
+    removed = remove(home, [item for item in found if not item.held]) if delete else []
+    return [
+        {
+            **dataclasses.asdict(item),
+            "path": str(item.path),
+            "store": str(item.path.relative_to(home)),
+            "removed": item in removed,
+        }
+        for item in found
+    ]
+
+
+def _remote_rows(address: str, age: float, delete: bool) -> list[dict[str, Any]]:
+    from dihal_core.remote.unused import remove, unused
+
+    found = unused(address, age)
+    removed = remove(address, found) if delete else []
+    return [
+        {
+            "path": f"{address}/{item.name}",
+            "store": item.name,
+            "kind": item.kind,
+            "bytes": item.bytes,
+            "age_days": item.age_days,
+            "objects": len(item.objects),
+            "held": False,
+            "removed": item in removed,
+        }
+        for item in found
+    ]
+
+
+def _summary(home: str, rows: list[dict[str, Any]], delete: bool, age: float) -> str:
+    if not rows:
         return f"{home}: every store older than {age:g} days is needed by a study"
     if delete:
-        return f"removed {len(removed)} of {len(found)}, {sum(item.bytes for item in removed) / 1e6:.1f} MB"
-    free = [item for item in found if not item.held]
+        removed = [row for row in rows if row["removed"]]
+        return f"removed {len(removed)} of {len(rows)}, {sum(row['bytes'] for row in removed) / 1e6:.1f} MB"
+    free = [row for row in rows if not row["held"]]
     return (
-        f"{len(free)} that no study refers to and nobody is making, {sum(item.bytes for item in free) / 1e6:.1f} MB; "
+        f"{len(free)} that no study refers to and nobody is making, {sum(row['bytes'] for row in free) / 1e6:.1f} MB; "
         "nothing was removed (`dihal gc --delete` removes them)"
     )
 

@@ -17,11 +17,13 @@ def register(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status; always 0, also for an empty home."""
+    from dihal_core.remote.failures import brief
     from dihal_core.status import format_status, home_status, untrue_runs
     from dihal_core.store import resolve_home
 
     home = resolve_home(arguments.home)
-    status = home_status(home)
+    with brief():
+        status = home_status(home)
     running = None if arguments.no_server else _running_flows(home)
     status["untrue"] = [] if not running else untrue_runs(home, running["flow_runs"])
     status["server"] = None if running is None else running["sentence"]

@@ -39,6 +39,7 @@ UNFINISHED = [StateType.RUNNING, StateType.PENDING]
 ENDED = [StateType.CRASHED, StateType.CANCELLED, StateType.FAILED]
 LOST = "the process that ran this task has ended; what it had committed is kept and the next run goes on from there"
 MOST_AT_ONCE = 200
+"""Task runs the server gives at a time."""
 
 
 def notification_block() -> str | None:
@@ -87,10 +88,15 @@ def mark_lost_tasks(client: SyncPrefectClient, flow_run_id: UUID | None = None) 
         else FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ENDED)))
     )
     unfinished = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=UNFINISHED)))
-    runs = client.read_task_runs(flow_run_filter=chosen, task_run_filter=unfinished, limit=MOST_AT_ONCE)
-    for run in runs:
-        client.set_task_run_state(run.id, Crashed(message=LOST), force=True)
-    return len(runs)
+    marked: set[UUID] = set()
+    while True:  # marked ones leave the filter, so that the first page always holds those that are left
+        page = client.read_task_runs(flow_run_filter=chosen, task_run_filter=unfinished, limit=MOST_AT_ONCE)
+        found = [run.id for run in page if run.id not in marked]
+        for run in found:
+            client.set_task_run_state(run, Crashed(message=LOST), force=True)
+        marked.update(found)
+        if not found or len(page) < MOST_AT_ONCE:
+            return len(marked)
 
 
 def mark_earlier_lost_tasks(starting: str | None = None) -> None:

@@ -19,7 +19,7 @@ def locate(
     """Score every layer of a backbone and say where diffusion should enter; a later full study reuses the stores.
 
     Args:
-        backbone: Preset name or local model folder; None keeps the profile's own.
+        backbone: Preset name, local model folder or hub id (organisation/model); None keeps the profile's own.
         profile: Name of a shipped profile.
         seed: Root of all random streams.
         overrides: Dotted settings, e.g. `{"geometry.k": 20}`.

@@ -7,7 +7,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from dihal_core.cores import crowded
-from dihal_core.errors import ConfigError
+from dihal_core.errors import ConfigError, DihalError
 from dihal_core.finished import evaluable, stored_records
 from dihal_core.journal import RunJournal
 from dihal_core.planning import plan_study, preflight
@@ -28,7 +28,7 @@ def flow_run_name() -> str:
     profile, seed = given.get("profile", "quickstart"), given.get("seed", 0)
     try:
         backbone = load_study(profile, given.get("backbone"), seed, given.get("overrides")).backbone.name
-    except ConfigError:  # the flow itself will say what is wrong
+    except DihalError:  # the flow itself will say what is wrong
         backbone = given.get("backbone") or "unknown backbone"
     part = (flow_run.flow_name or "").removeprefix("dihal").removeprefix("-")
     return f"{f'{part} · ' if part else ''}{profile} · {backbone} · seed {seed}"

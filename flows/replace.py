@@ -21,7 +21,7 @@ def replace(
     """Train the replacement at a given layer, or at the one the geometry selects, and export it as a model.
 
     Args:
-        backbone: Preset name or local model folder; None keeps the profile's own.
+        backbone: Preset name, local model folder or hub id (organisation/model); None keeps the profile's own.
         profile: Name of a shipped profile.
         seed: Root of all random streams.
         layer: Block the diffusion bridge replaces; None means the layer the score selects.

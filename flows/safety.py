@@ -6,6 +6,7 @@ from parameters:
 
     DIHAL_ARCHIVE_PLACES     comma-separated folders and URLs outside DIHAL_HOME that compute.archive_url may name
     DIHAL_ALLOW_REMOTE_CODE  1: backbone.trust_remote_code may be set
+    DIHAL_CLUSTERS           comma-separated addresses that compute.runner_address may name
 """
 
 import os
@@ -17,10 +18,11 @@ from dihal_core.remote.link import home_uri
 
 ARCHIVE_PLACES = "DIHAL_ARCHIVE_PLACES"
 REMOTE_CODE = "DIHAL_ALLOW_REMOTE_CODE"
+CLUSTERS = "DIHAL_CLUSTERS"
 
 
 def require_permitted(settings: StudySettings, home: Path | str) -> None:
-    """Raise `ConfigError` if `settings` would write outside `home` or run downloaded code without permission.
+    """Raise `ConfigError` if `settings` would write outside `home`, run downloaded code or trust a cluster unasked.
 
     Everything else a study writes is under `home` by construction: store names are hashes, study names slugs.
     """
@@ -29,7 +31,7 @@ def require_permitted(settings: StudySettings, home: Path | str) -> None:
         places = [
             str(home),
             home_uri(Path(home)),
-            *filter(None, (place.strip() for place in os.environ.get(ARCHIVE_PLACES, "").split(","))),
+            *_listed(ARCHIVE_PLACES),
         ]
         if not any(_inside(archive, place) for place in places):
             raise ConfigError(
@@ -41,6 +43,16 @@ def require_permitted(settings: StudySettings, home: Path | str) -> None:
             f"backbone.trust_remote_code would run code downloaded with {settings.backbone.identifier!r}; a deployment "
             f"does so only if its worker runs with {REMOTE_CODE}=1"
         )
+    cluster = settings.compute.runner_address
+    if cluster is not None and cluster not in _listed(CLUSTERS):
+        raise ConfigError(
+            f"compute.runner_address {cluster!r} names a cluster, and Dask and Ray run what a cluster sends; a deployment "
+            f"connects only if its worker runs with {CLUSTERS} naming that address"
+        )
+
+
+def _listed(variable: str) -> list[str]:
+    return [item.strip() for item in os.environ.get(variable, "").split(",") if item.strip()]
 
 
 def _inside(place: str, allowed: str) -> bool:

@@ -22,7 +22,7 @@ def sensitivity(
     """Score every layer under other ridges, neighbourhoods, curvature forms, scalings and token policies.
 
     Args:
-        backbone: Preset name or local model folder; None keeps the profile's own.
+        backbone: Preset name, local model folder or hub id (organisation/model); None keeps the profile's own.
         profile: Name of a shipped profile.
         seed: Root of all random streams.
         choices: Names of `dihal_core.sensitivity.CHOICES`; None means all that reuse the hidden states, `all` means all.

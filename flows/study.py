@@ -21,7 +21,7 @@ def full_study(
     """Locate the layer where diffusion should enter, test the prediction, train and evaluate the hybrid.
 
     Args:
-        backbone: Preset name or local model folder; None keeps the profile's own.
+        backbone: Preset name, local model folder or hub id (organisation/model); None keeps the profile's own.
         profile: Name of a shipped profile (`quickstart`, `smoke`, `thorough`, `gemma`, `paper-...`).
         seed: Root of all random streams.
         overrides: Dotted settings, e.g. `{"sweep.training.max_steps": 40}`.

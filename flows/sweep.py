@@ -22,7 +22,7 @@ def sweep(
     """Score every layer, train one bridge per layer, compare; a later full study reuses the stores.
 
     Args:
-        backbone: Preset name or local model folder; None keeps the profile's own.
+        backbone: Preset name, local model folder or hub id (organisation/model); None keeps the profile's own.
         profile: Name of a shipped profile.
         seed: Root of all random streams.
         overrides: Dotted settings, e.g. `{"sweep_layers": "top:8"}`.

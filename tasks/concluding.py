@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from dihal_core.comparing import comparison_lines
 from dihal_core.history import Json
+from dihal_core.remote.link import share_file
 from dihal_core.reporting import outcomes
 from dihal_core.requests import records_in
 from dihal_core.sensitivity import Choice, choice_row
@@ -92,16 +93,19 @@ def comparison_outcome(home: Any, found: Json) -> dict[str, Any]:
     table = outcomes.comparison_table(found["rows"])
     write_atomically(page, dump_json({"format": 1, **found, "answer": lines}))
     write_atomically(page.with_suffix(".csv"), table.csv().encode())
+    shared = [share_file(home, f"comparisons/{path.name}") for path in (page.with_suffix(".csv"), page)][-1]
     changes = "\n".join(f"- {item['study']}: {item['line']}" for item in found["differences"])
     create_markdown_artifact(
         f"## Studies side by side\n\n{table.markdown()}"
         + (f"\n### Studies of one backbone\n\n{changes}\n" if changes else "")
         + "\n---\n"
         + "\n".join(f"Study [{row['study']}]({(home / 'studies' / row['study']).as_uri()})  " for row in found["rows"])
-        + f"\nData: [{page.name}]({page.as_uri()})",
+        + f"\nData: [{page.name}]({page.as_uri()})"
+        + (f", shared at `{shared}`" if shared else ""),
         key=artifact_key("comparison", name),
     )
-    return {"report": str(page), "folder": str(page.parent), "answer": lines, "failed_layers": {}}
+    told = {"shared": shared} if shared else {}
+    return {"report": str(page), "folder": str(page.parent), **told, "answer": lines, "failed_layers": {}}
 
 
 def conclude(study: StudyRun, flow: str, lines: list[str], results: Json) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dihal_core.stages import STAGES, Stage
 from tasks.artifacts import publish, study_slug
 from tasks.caching import CONTENT_KEY
 from tasks.progress import TaskProgress, artifact_key
+from tasks.remote_stops import heeds_stops
 from tasks.retries import RETRY
 from tasks.workers import enter_worker
 
@@ -30,7 +31,8 @@ def stage_task(stage: Stage) -> Task[Any, Any]:
         asked = StageRequest.from_json(request)
         enter_worker(asked)
         progress = TaskProgress(asked.label, artifact_key(study_slug(asked), asked.label, "progress"))
-        record = ensure(asked, progress)
+        with heeds_stops(asked.home):
+            record = ensure(asked, progress)
         progress.end()
         if show:
             publish(asked, record)

@@ -3,7 +3,8 @@
 Python delivers a signal to the main thread only, and Prefect waits for its task threads before a flow
 run may end: without this a cancelled training would run to its end first. The flow's thread notes that
 its run was asked to stop; every task looks at each of its progress reports (a training step, a batch,
-a subsample) and ends there, as a crash that says why. What was committed stays.
+a subsample) and ends there, as a crash that says why. What was committed stays. How the tasks on a cluster
+come to know of it: `tasks.remote_stops`.
 """
 
 import functools
@@ -18,7 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _stopping: set[str] = set()
-"""Flow runs of this process that were asked to stop."""
+"""Attempts of flow runs, as `current_run` names them, that were asked to stop."""
 
 
 def stops_tasks(step: Callable[P, R]) -> Callable[P, R]:
@@ -32,18 +33,23 @@ def stops_tasks(step: Callable[P, R]) -> Callable[P, R]:
             raise
         except BaseException:  # KeyboardInterrupt, Prefect's TerminationSignal
             if (run := current_run()) is not None:
-                _stopping.add(run)
+                note_stop(run)
             raise
 
     return wrapped
 
 
 def current_run() -> str | None:
-    """Return the id of the flow run that this thread works for, or None."""
-    return flow_run.id
+    """Return the flow run that this thread works for, `<id>-<attempt>`, or None: a retry is no longer asked to stop."""
+    return f"{flow_run.id}-{flow_run.run_count}" if flow_run.id else None
 
 
-def end_if_asked(flow_run_id: str | None) -> None:
-    """Raise `StopRequested` if that flow run was asked to stop: the state of the task is then Crashed."""
-    if flow_run_id in _stopping:
+def note_stop(run: str) -> None:
+    """Let the tasks of `run` in this process end at their next report."""
+    _stopping.add(run)
+
+
+def end_if_asked(run: str | None) -> None:
+    """Raise `StopRequested` if that run was asked to stop: the state of the task is then Crashed."""
+    if run in _stopping:
         raise StopRequested("its flow run was interrupted; finished work is kept and the next run goes on from it")

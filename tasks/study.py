@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 
+from dihal_core.change import sentence
 from dihal_core.config import StudySettings
 from dihal_core.config.targets import explain_targets
 from dihal_core.errors import ArtifactError, DihalError, NetworkError, ResourceError
@@ -38,6 +39,7 @@ from tasks.dump_help import DumpHelp
 from tasks.links import links
 from tasks.memory import PeakMemory
 from tasks.progress import ProgressArtifact, artifact_key
+from tasks.remote_stops import stops_workers
 from tasks.slots import task_tags
 from tasks.stages import TASKS
 from tasks.stopping import stops_tasks
@@ -98,6 +100,7 @@ class StudyRun:
 
     @told_in_journal
     @stops_tasks
+    @stops_workers
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
         started = time.monotonic()
@@ -275,6 +278,8 @@ class StudyRun:
             publish_hybrid(self.record("hybrid"), page.parent)
         answer = [str(line) for line in report.counts["answer"]]
         change = (read_result(page.parent / PUBLISHED[stage][1]) or {}).get("difference")
+        if change and self.journal is not None:
+            self.journal.content["difference"] = sentence(change)
         return self.outcome(page, [*answer, change["line"]] if change else answer, stage)
 
     def settle(self) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from pathlib import Path
 
 from dihal_core.activations.dump import make_work
 from dihal_core.activations.gate import POLL_SECONDS, STAGE, DumpGate
@@ -11,6 +10,7 @@ from dihal_core.activations.workers import take_part
 from dihal_core.backbones.threads import resolve_device
 from dihal_core.config import StudySettings
 from dihal_core.errors import ResourceError
+from dihal_core.remote.link import home_path
 from dihal_core.requests import StageRequest, find
 from dihal_core.store import StageRecord, StageStore
 
@@ -31,7 +31,7 @@ def join_dump(request: StageRequest, patience_s: float = OPEN_SECONDS) -> float:
     ResourceError
         If the process that makes the store is gone before all units are made.
     """
-    gate = DumpGate(Path(request.home), request.key)
+    gate = DumpGate(home_path(request.home), request.key)
     deadline = time.monotonic() + patience_s
     while not gate.is_open():
         if find(request).state == "intact":
@@ -48,7 +48,7 @@ def _help(request: StageRequest, gate: DumpGate) -> float:
     settings = StudySettings.model_validate(request.settings)
     corpus = StageRecord.from_json(request.inputs["corpus"])
     records = [StageRecord.from_json(item) for item in request.inputs["assets"]]
-    home = Path(request.home)
+    home = home_path(request.home)
     work = make_work(settings, corpus, {str(record.unit): record for record in records}, home, request.key)
 
     def stop_behind_closed_gate(_done: float, _total: float, _unit: str) -> None:

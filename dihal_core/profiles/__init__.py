@@ -72,17 +72,7 @@ def _backbone_from_folder(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        inner = config.get("text_config", config)
-        return {
-            "name": folder.name,
-            "source": "folder",
-            "identifier": str(folder.resolve()),
-            "model_type": inner["model_type"],
-            "num_layers": inner.get("num_hidden_layers", inner.get("n_layer")),
-            "hidden_size": inner.get("hidden_size", inner.get("n_embd")),
-            "vocab_size": inner["vocab_size"],
-            "num_parameters": _parameters_of(inner),
-        }
+        return {"name": folder.name, "source": "folder", "identifier": str(folder.resolve()), **_shapes_of(config)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"backbone folder {folder} has no readable Hugging Face config.json ({type(error).__name__}: {error}); "
@@ -90,23 +80,60 @@ def _backbone_from_folder(folder: Path) -> dict[str, Any]:
         ) from error
 
 
+def _shapes_of(config: dict[str, Any]) -> dict[str, Any]:
+    inner = config.get("text_config", config)
+    return {
+        "model_type": inner["model_type"],
+        "num_layers": inner.get("num_hidden_layers", inner.get("n_layer")),
+        "hidden_size": inner.get("hidden_size", inner.get("n_embd")),
+        "vocab_size": inner["vocab_size"],
+        "num_parameters": _parameters_of(inner),
+    }
+
+
+def _backbone_from_hub(identifier: str) -> dict[str, Any]:
+    """Settings of a hub model without a preset, from its config.json."""
+    from dihal_core.backbones.hub import hub_config
+
+    config, separator = hub_config(identifier, ", ".join(backbone_names()))
+    facts = {"name": identifier.partition("/")[2], "source": "hub", "identifier": identifier}
+    try:
+        return {**facts, **_shapes_of(config), "separator_token": separator}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"config.json of hub model {identifier!r} lacks a shape ({type(error).__name__}: {error}); describe it with "
+            "--set backbone.source=hub backbone.identifier=... (model_type, num_layers, hidden_size, vocab_size, "
+            "num_parameters)"
+        ) from error
+
+
 def resolve_backbone(name: str) -> dict[str, Any]:
-    """Return the settings of a preset or of a local model folder.
+    """Return the settings of a preset, of a local model folder, or of a hub model (organisation/model).
+
+    The hub id of a preset is that preset. Another one is looked up on the hub, or in what was downloaded before.
 
     Raises
     ------
     ConfigError
-        Naming the nearest preset.
+        Naming the nearest preset, or why the hub model will not do.
+    NetworkError
+        If the hub does not answer.
     """
     presets = _read("backbones")
     if name in presets:
         return dict(presets[name])
     if Path(name).expanduser().is_dir():
         return _backbone_from_folder(Path(name).expanduser())
+    same = [preset for preset in presets.values() if preset["source"] == "hub" and preset["identifier"] == name]
+    if same:
+        return dict(same[0])
+    from dihal_core.backbones.hub import is_hub_id
+
+    if is_hub_id(name):
+        return _backbone_from_hub(name)
     raise ConfigError(
         f"unknown backbone {name!r}{nearest(name, presets)}; choose one of {', '.join(sorted(presets))}, give the path "
-        "of a local model folder, or describe a hub model with --set backbone.source=hub backbone.identifier=... "
-        "(model_type, num_layers, hidden_size, vocab_size, num_parameters)"
+        "of a local model folder or a hub id (organisation/model)"
     )
 
 

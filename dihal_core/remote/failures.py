@@ -1,11 +1,13 @@
 """What a storage raises, as one sentence and a next step; which failures are worth another try."""
 
+import contextlib
 import errno
 import importlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from dihal_core.errors import ConfigError, DihalError, NetworkError, ResourceError
@@ -32,7 +34,31 @@ CREDENTIALS = (
     "AWS_SECRET_ACCESS_KEY), in fsspec's configuration or in a Prefect block"
 )
 
+BRIEF_CONNECT_SECONDS, BRIEF_ANSWER_SECONDS = 3.0, 5.0
+"""How long a command that only looks waits for an object store to take the connection, and then for its answer."""
+
 Answer = TypeVar("Answer")
+
+_brief: ContextVar[bool] = ContextVar("brief", default=False)
+
+
+@contextlib.contextmanager
+def brief() -> Iterator[None]:
+    """Ask every storage once and wait seconds only, for commands that look and can do without."""
+    token = _brief.set(True)
+    try:
+        yield
+    finally:
+        _brief.reset(token)
+
+
+def is_brief() -> bool:
+    """Say whether this thread is inside `brief`."""
+    return _brief.get()
+
+
+def _waits() -> list[float]:
+    return [] if is_brief() else WAITS_SECONDS
 
 
 def _denied(error: BaseException) -> bool:
@@ -63,7 +89,7 @@ def explained(address: str, doing: str, error: BaseException) -> DihalError:
             f"DIHAL_HOME {address}: {doing} is not possible ({_words(error)}); give an address that can be written"
         )
     return NetworkError(
-        f"{where} after {len(WAITS_SECONDS) + 1} attempts ({_words(error)}); check the network and the endpoint "
+        f"{where} after {len(_waits()) + 1} attempt{'s' if _waits() else ''} ({_words(error)}); check the network and the endpoint "
         "(AWS_ENDPOINT_URL), then run the same command again: what was made is kept on this machine and only uploaded"
     )
 
@@ -88,7 +114,7 @@ def insist(address: str, doing: str, call: Callable[[], Answer]) -> Answer:
     ConfigError
         If a package is missing or the address cannot be written.
     """
-    for wait in [*WAITS_SECONDS, None]:
+    for wait in [*_waits(), None]:
         try:
             return call()
         except (FileNotFoundError, FileExistsError):
@@ -103,6 +129,13 @@ def insist(address: str, doing: str, call: Callable[[], Answer]) -> Answer:
     raise AssertionError("unreachable")
 
 
+def _client_options(address: str) -> dict[str, Any]:
+    if not is_brief() or not address.startswith("s3"):
+        return {}
+    times = {"connect_timeout": BRIEF_CONNECT_SECONDS, "read_timeout": BRIEF_ANSWER_SECONDS}
+    return {"config_kwargs": {**times, "retries": {"total_max_attempts": 1}}}
+
+
 def filesystem(address: str) -> tuple[Any, str]:
     """Return fsspec's file system of `address` and the path in it, without any cache of listings.
 
@@ -113,7 +146,9 @@ def filesystem(address: str) -> tuple[Any, str]:
     """
     fsspec_core = importlib.import_module("fsspec.core")
     try:
-        filesystem, root = fsspec_core.url_to_fs(address, use_listings_cache=False)
+        filesystem, root = fsspec_core.url_to_fs(address, use_listings_cache=False, **_client_options(address))
     except (ImportError, ValueError) as error:
         raise explained(address, "opening", error) from error
+    if is_brief() and hasattr(filesystem, "retries"):
+        filesystem.retries = 1  # of s3fs, on top of its client's
     return filesystem, str(root).rstrip("/")

@@ -17,9 +17,19 @@ from typing import Any
 from dihal_core.errors import ArtifactError
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
+from dihal_core.remote.failures import is_brief
 from dihal_core.remote.objects import Found, Objects
 from dihal_core.remote.transfers import move
-from dihal_core.store import MANIFEST, StageRecord, StoreStatus, dump_json, require_disk, store_lock, write_atomically
+from dihal_core.store import (
+    MANIFEST,
+    StageRecord,
+    StoreStatus,
+    dump_json,
+    require_disk,
+    require_format,
+    store_lock,
+    write_atomically,
+)
 
 SECTION = "remote"
 """Key under which the committed manifest holds what only a remote home needs."""
@@ -55,7 +65,13 @@ class RemoteHome:
         self.objects.write("dihal-home.json", dump_json({"format": 1, "layout": "<stage>/<key>/manifest.json"}))
 
     def inspect(self, stage: str, key: str, fresh: bool = False) -> StoreStatus:
-        """Say whether a store is complete: its manifest, and size and checksum of every object it names."""
+        """Say whether a store is complete: its manifest, and size and checksum of every object it names.
+
+        Raises
+        ------
+        ArtifactError
+            If the store is of a newer format: it is neither read nor replaced.
+        """
         when, status = self._trusted.get((stage, key), (-TRUSTED_SECONDS, None))
         if status is not None and not fresh and time.monotonic() - when < TRUSTED_SECONDS:
             return status
@@ -70,6 +86,7 @@ class RemoteHome:
             return StoreStatus("absent", f"never made under {self.address} with these settings, inputs and code")
         try:
             manifest = json.loads(data)
+            require_format(manifest, self.uri(stage, key))  # type: ignore[arg-type]  # it is only named
             section = manifest.pop(SECTION)
             record = StageRecord(
                 stage, key, self.uri(stage, key), manifest["digest"], manifest["counts"], manifest["unit"]
@@ -230,10 +247,10 @@ class RemoteHome:
 
 
 @functools.cache
-def _remote_home(address: str, _process: int) -> RemoteHome:
+def _remote_home(address: str, _process: int, _brief: bool) -> RemoteHome:
     return RemoteHome(address)
 
 
 def remote_home(address: str) -> RemoteHome:
-    """Return the home under `address`, one object per process (connections do not survive a fork)."""
-    return _remote_home(address, os.getpid())
+    """Return the home under `address`, one object per process (connections do not survive a fork) and patience."""
+    return _remote_home(address, os.getpid(), is_brief())

@@ -193,6 +193,21 @@ def push_study(home: Path, name: str) -> str | None:
     return studies.push(address, home, name)
 
 
+def share_file(home: Path, name: str) -> str | None:
+    """Upload a small file of the working copy to its remote home and return its address; None for a local home.
+
+    Raises
+    ------
+    NetworkError, ResourceError
+        If it cannot be uploaded; the one on this machine is kept.
+    """
+    address = remote_address(home)
+    if address is None:
+        return None
+    write_shared(home, name, (home / name).read_bytes())
+    return f"{address}/{name}"
+
+
 def share_journal(path: Path) -> None:
     """Let other machines see the journal `<home>/studies/<name>/runs/<flow>.json` of a run; nothing for a local home."""
     home = path.parents[3]

@@ -13,6 +13,8 @@ from typing import Any
 
 import fsspec
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -193,8 +195,14 @@ def test_a_lost_network_fails_in_a_sentence_keeps_the_work_and_the_same_command_
         time.sleep(0.1)
     made = published()
     server.stop()
+    gone = time.monotonic()
     said = first.communicate(timeout=600)[0]
     assert first.returncode == 2, said[-3000:]
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    assert run.state.name == "Failed"
+    assert "NetworkError" in run.state.message
+    print(f"told after {time.monotonic() - gone:.0f} s: {run.state.name}: {run.state.message}")
     assert "NetworkError" in said
     assert "kept on this machine" in said
     assert "Traceback" not in said.splitlines()[-1]

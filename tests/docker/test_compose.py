@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from flows.retention import RETENTION
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 
@@ -125,3 +127,8 @@ def test_secrets_are_drawn_once_unlike_each_other_and_for_this_user_only(tmp_pat
     assert not [secret for secret in drawn if secret in said]
     draw()
     assert {path.name: path.read_text() for path in (tmp_path / "s").iterdir()} == files
+
+
+def test_the_server_forgets_flow_runs_like_the_local_one(compose):
+    environment = compose["services"]["server"]["environment"]
+    assert {name: environment[name] for name in RETENTION} == RETENTION

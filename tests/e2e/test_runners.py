@@ -48,6 +48,19 @@ def study(environment: dict[str, str], home: Path, runner: str, *settings: str) 
     )
 
 
+def started(words: list[str], environment: dict[str, str], log) -> subprocess.Popen[bytes]:
+    """Start a command that heeds Ctrl-C whatever this process does with it (nohup and CI may ignore it)."""
+    return subprocess.Popen(
+        words,
+        cwd=Path(log.name).parent,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 def digests(home: Path) -> set[tuple[str, str, str]]:
     """(stage/unit, key, digest) of every store except the report, which shows every setting."""
     found = set()
@@ -110,9 +123,7 @@ def test_an_interrupted_study_leaves_no_process_and_goes_on_where_it_stopped(
     pytest.importorskip(MODULES[runner])
     home = tmp_path / "runs"
     with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        flow = subprocess.Popen(
-            command(home, runner), cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        flow = started(command(home, runner), environment, log)
     deadline, family = time.monotonic() + 240, set()
     while not list(home.glob("geometry/*/manifest.json")):
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
@@ -135,9 +146,7 @@ def test_a_killed_flow_takes_its_workers_with_it(environment, tmp_path, runner):
     pytest.importorskip(MODULES[runner])
     home = tmp_path / "runs"
     with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        flow = subprocess.Popen(
-            command(home, runner), cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        flow = started(command(home, runner), environment, log)
     deadline = time.monotonic() + 240
     while not list(home.glob("corpus/*/manifest.json")):
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()

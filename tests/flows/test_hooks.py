@@ -148,6 +148,17 @@ def test_task_runs_of_a_dead_run_are_marked_by_its_hook():
         assert states_of(client, run.id) == ["Crashed"]
 
 
+def test_more_lost_task_runs_than_one_answer_of_the_server_holds_are_all_marked(monkeypatch):
+    monkeypatch.setattr(hooks, "MOST_AT_ONCE", 2)
+    with get_client(sync_client=True) as client:
+        run = lost_run(client)
+        for number in range(1, 5):
+            client.create_task_run(never_ends, run.id, str(number), state=Running())
+        assert hooks.mark_lost_tasks(client, run.id) == 5
+        assert states_of(client, run.id) == ["Crashed"] * 5
+        client.set_flow_run_state(run.id, Crashed(), force=True)
+
+
 def test_task_runs_of_earlier_dead_runs_are_marked_and_those_of_living_runs_are_not():
     with get_client(sync_client=True) as client:
         dead, alive = lost_run(client), lost_run(client)

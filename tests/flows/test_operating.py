@@ -8,6 +8,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.context import FlowRunContext
 
 from dihal_core.errors import ConfigError
+from flows.cli import main
 from flows.locate import locate
 from flows.opening import refuse_forgotten_parameters
 from flows.operating import chosen_gpus, deployment_names, restore_schedules, schedules, switch_schedules
@@ -15,7 +16,7 @@ from flows.operating import chosen_gpus, deployment_names, restore_schedules, sc
 GIVEN = {"profile": "smoke", "backbone": "random-llama-tiny"}
 
 
-def test_a_schedule_keeps_its_parameters_when_it_is_switched(prefect_server):
+def test_a_schedule_keeps_its_parameters_when_it_is_switched(prefect_server, tmp_path, capsys, monkeypatch):
     with get_client(sync_client=True) as client:
         every_year = IntervalSchedule(interval=timedelta(days=365))
         client.create_deployment(
@@ -33,6 +34,15 @@ def test_a_schedule_keeps_its_parameters_when_it_is_switched(prefect_server):
         assert found["first-slug"][1].parameters == GIVEN
         with pytest.raises(ConfigError, match="did you mean 'second-slug'"):
             switch_schedules(client, ["secnd-slug"])
+        monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+        assert main(["schedules", "--home", str(tmp_path), "second-slug"]) == 0
+        told = {line.split()[1]: line.split() for line in capsys.readouterr().out.splitlines() if "-slug" in line}
+        assert [told[slug][0] for slug in ("first-slug", "second-slug")] == ["off", "runs"]
+        assert told["second-slug"][-1] == "profile=smoke"
+        assert schedules(client)["second-slug"][1].parameters == GIVEN
+        assert main(["schedules", "--home", str(tmp_path), "--none", "second-slug"]) == 2
+        assert main(["schedules", "--home", str(tmp_path), "thrd-slug"]) == 2
+        assert "got --none and second-slug" in capsys.readouterr().err
         switch_schedules(client, [])
         restore_schedules(prefect_server, {"second-slug", "no-longer-in-the-file"})  # as after a deploy
         assert [schedules(client)[slug][1].active for slug in ("first-slug", "second-slug")] == [False, True]

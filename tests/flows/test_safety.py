@@ -19,6 +19,7 @@ from tasks import redaction
 def no_permissions(monkeypatch):
     monkeypatch.delenv(safety.ARCHIVE_PLACES, raising=False)
     monkeypatch.delenv(safety.REMOTE_CODE, raising=False)
+    monkeypatch.delenv(safety.CLUSTERS, raising=False)
 
 
 def smoke(**overrides):
@@ -64,6 +65,17 @@ def test_downloaded_code_needs_the_operators_permission(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="DIHAL_ALLOW_REMOTE_CODE=1"):
         safety.require_permitted(settings, tmp_path)
     monkeypatch.setenv(safety.REMOTE_CODE, "1")
+    safety.require_permitted(settings, tmp_path)
+
+
+def test_a_cluster_that_the_operator_did_not_name_is_not_connected_to(tmp_path, monkeypatch):
+    settings = smoke(compute__runner="dask", compute__runner_address="tcp://10.0.0.9:8786")
+    with pytest.raises(ConfigError, match="DIHAL_CLUSTERS naming that address"):
+        safety.require_permitted(settings, tmp_path)
+    monkeypatch.setenv(safety.CLUSTERS, "tcp://10.0.0.9:87860, ray://head:10001")
+    with pytest.raises(ConfigError, match="DIHAL_CLUSTERS naming that address"):
+        safety.require_permitted(settings, tmp_path)
+    monkeypatch.setenv(safety.CLUSTERS, "ray://head:10001, tcp://10.0.0.9:8786")
     safety.require_permitted(settings, tmp_path)
 
 

@@ -1,6 +1,8 @@
 """The flow against a real Prefect server: end to end, cached, partial, sealed. Smoke profile, seconds."""
 
+import html
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from dihal_core.profiles import load_study
 from dihal_core.requests import find
 from dihal_core.runner import ensure
 from dihal_core.stages import FLOWS
+from dihal_core.status import format_status, home_status
 from dihal_core.store import StageStore
 from dihal_core.study import pin_device, request_for, study_name, units_of
 from flows.cli import main
@@ -216,7 +219,15 @@ def test_a_score_made_after_losses_were_known_is_sealed_as_such(copied):
     change = json.loads((Path(result["folder"]) / "study.json").read_bytes())["difference"]
     assert result["answer"][-1] == change["line"]  # the study of k = 5 came before
     assert "against study smoke-random-llama-4-layers-d-32-s0; changed: geometry.k 5 -> 4" in change["line"]
-    assert "after 3 bridges had been trained" in (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
+    told = change["line"].removeprefix("Change").strip()
+    page = (Path(result["folder"]) / "report.html").read_text(encoding="utf-8")
+    assert "after 3 bridges had been trained" in page
+    assert f"<b>Since the previous study:</b> {html.escape(told)} (" in page
+    assert told in (Path(result["folder"]) / "difference.md").read_text(encoding="utf-8")
+    assert f"since the previous study: {told}" in format_status({**home_status(copied), "server": None})
+    bare = re.sub('<p class="facts" id="change">.*?</p>\n', "", page)
+    assert bare != page
+    assert bare in {path.read_text(encoding="utf-8") for path in copied.glob("report/*/report.html")}
 
 
 def test_a_sweep_of_the_top_layers_trains_those_alone_and_finds_them_cached_later(copied):

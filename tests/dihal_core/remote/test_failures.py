@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from dihal_core.errors import ConfigError, NetworkError, ResourceError
-from dihal_core.remote.failures import insist
+from dihal_core.remote.failures import brief, insist
 
 
 class Storage:
@@ -58,3 +58,11 @@ def test_a_full_disk_of_this_machine_is_passed_on_as_it_is():
     with pytest.raises(OSError, match="full") as caught:
         insist("s3://b/x", "fetching y", Storage(OSError(errno.ENOSPC, "full")))
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_command_that_only_looks_asks_once():
+    storage = Storage(*[ConnectionError("no route to host")] * 9)
+    with brief(), pytest.raises(NetworkError, match=r"s3://b/x: listing y failed after 1 attempt \("):
+        insist("s3://b/x", "listing y", storage)
+    assert storage.calls == 1
+    assert insist("s3://b/x", "listing y", Storage(ConnectionError("once"))) == "answer"

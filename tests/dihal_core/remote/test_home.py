@@ -8,7 +8,7 @@ import pytest
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import is_present, read_manifest, share
-from dihal_core.store import MANIFEST, StageRecord, inspect_store, resolve_home
+from dihal_core.store import MANIFEST, STORE_FORMAT, StageRecord, inspect_store, resolve_home
 
 KEY = "k" * 24
 
@@ -175,3 +175,15 @@ def test_a_manifest_that_names_files_outside_its_store_is_refused(address, machi
 def test_an_address_of_an_unknown_kind_is_refused_in_a_sentence(machine):
     with pytest.raises(ConfigError, match="nosuch://bucket/runs"):
         inspect_store(resolve_home("nosuch://bucket/runs"), "corpus", KEY)
+
+
+def test_a_remote_store_of_a_newer_format_is_refused_and_left_alone(address, machine, make_store):
+    home, made = make_store(address)
+    share(home, made)
+    objects, name = remote_home(address).objects, f"corpus/{KEY}/{MANIFEST}"
+    objects.write(name, json.dumps({**json.loads(objects.read(name)), "format": STORE_FORMAT + 1}).encode())
+    newer = objects.read(name)
+    machine("second")
+    with pytest.raises(ArtifactError, match=f"format {STORE_FORMAT + 1}.*reads format {STORE_FORMAT}: install"):
+        inspect_store(resolve_home(address), "corpus", KEY)
+    assert remote_home(address).objects.read(name) == newer

@@ -11,10 +11,11 @@ import fsspec
 import pytest
 
 from dihal_core.errors import NetworkError, ResourceError
-from dihal_core.remote import checksums
+from dihal_core.remote import checksums, failures
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import check_home, share
 from dihal_core.store import MANIFEST, inspect_store, resolve_home
+from flows.cli import main
 
 KEY = "k" * 24
 
@@ -95,6 +96,21 @@ def test_an_endpoint_that_does_not_answer_is_tried_again_then_explained(
     assert caplog.text.count("trying again") == 3
     assert time.monotonic() - started < 120
     assert (made.path / MANIFEST).is_file()
+
+
+def test_the_status_of_a_home_whose_endpoint_never_answers_is_told_within_seconds(bucket, machine, monkeypatch, capsys):
+    monkeypatch.setattr(failures, "BRIEF_ANSWER_SECONDS", 0.5)
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        machine("first")
+        started = time.monotonic()
+        assert main(["status", "--no-server", "--home", bucket]) == 0
+        assert time.monotonic() - started < 8
+    said = capsys.readouterr().out
+    assert f"only what this machine knows of it: {bucket}: listing studies failed after 1 attempt" in said
+    assert "AWS_ENDPOINT_URL" in said
 
 
 def test_credentials_are_in_no_file_and_no_log(bucket, machine, make_store, caplog, tmp_path: Path):

@@ -1,0 +1,140 @@
+"""Stop requests reach tasks on the workers of a cluster, which no signal of the flow's process reaches.
+
+The flow leaves a mark in the home (`dihal_core.stops`) and waits a moment for its tasks. On a worker a thread
+looks for that mark while a task runs, and now and then asks the server: a flow that was killed leaves no mark, but
+its run is called Crashed once its heartbeats stop. The task then ends at its next progress report, as it
+would in the flow's own process.
+"""
+
+import contextlib
+import contextvars
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+
+from dihal_core.errors import DihalError
+from dihal_core.remote.address import remote_address
+from dihal_core.remote.link import home_path
+from dihal_core.stops import ask_to_stop, forget_stops, is_asked_to_stop
+from tasks.stopping import current_run, note_stop
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LOOK_SECONDS = 1.0
+REMOTE_LOOK_SECONDS = 10.0
+"""Between two looks at a home on an object store: each is a request."""
+ASK_SECONDS = 30.0
+"""Between two questions to the server."""
+WAIT_SECONDS = 20.0
+"""How long a flow that ends waits for its tasks to save what they have: less than the 30 s after which Prefect kills."""
+
+
+def stops_workers(step: Callable[P, R]) -> Callable[P, R]:
+    """Let an interruption of `step` of a `StudyRun` stop the tasks it sent to a cluster."""
+
+    @functools.wraps(step)
+    def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
+        study = arguments[0]
+        try:
+            return step(*arguments, **options)
+        except Exception:
+            raise
+        except BaseException:
+            run = current_run()
+            if study.settings.compute.runner != "threads" and run is not None:  # type: ignore[attr-defined]
+                futures = [future for made in study.futures.values() for future in made]  # type: ignore[attr-defined]
+                tell_workers(study.home, run, futures)  # type: ignore[attr-defined]
+            raise
+
+    return wrapped
+
+
+def tell_workers(home: Path, run: str, futures: list[PrefectFuture[object]], patience_s: float = WAIT_SECONDS) -> None:
+    """Mark `run` as asked to stop, and wait until its tasks have ended or `patience_s` seconds are over."""
+    deadline = time.monotonic() + patience_s
+    try:
+        with contextlib.suppress(DihalError):
+            forget_stops(home)
+        ask_to_stop(home, run)
+    except (DihalError, OSError) as error:
+        log.warning("workers of the cluster are not told to stop, they finish what they began (%s)", error)
+        return
+    landed = threading.Semaphore(0)
+    for future in futures:  # told, not waited for: Dask's client does not come back from an end that is no Exception
+        future.add_done_callback(lambda _: landed.release())
+    for _ in futures:
+        if not landed.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            log.warning("a task on the cluster has not ended after %.0f s; it may still be saving", patience_s)
+            return
+
+
+@contextlib.contextmanager
+def heeds_stops(home: str) -> Iterator[None]:
+    """Look, while the block runs in a worker of a cluster, whether its flow run was asked to stop; else do nothing.
+
+    Parameters
+    ----------
+    home : str
+        Path or address of the home, as `home_uri` gives it.
+    """
+    context, run = FlowRunContext.get(), current_run()
+    if context is None or not context.detached or context.flow_run is None or run is None:
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=contextvars.copy_context().run,  # it holds the address of the server
+        args=(_watch, home_path(home), run, context.flow_run.id, ended),
+        name="heeds-stops",
+        daemon=True,
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(home: Path, run: str, flow_run_id: UUID, ended: threading.Event) -> None:
+    every_s = LOOK_SECONDS if remote_address(home) is None else REMOTE_LOOK_SECONDS
+    asked_at = time.monotonic()
+    while not ended.wait(every_s):
+        if _marked(home, run):
+            note_stop(run)
+            return
+        if time.monotonic() - asked_at >= ASK_SECONDS:
+            asked_at = time.monotonic()
+            if _has_ended(flow_run_id):
+                log.warning("the server says that the flow run of this task has ended; it stops at its next report")
+                note_stop(run)
+                return
+
+
+def _marked(home: Path, run: str) -> bool:
+    try:
+        return is_asked_to_stop(home, run)
+    except (DihalError, OSError) as error:  # the work does not hang on it; the next look may succeed
+        log.debug("no look at the stop marks (%s)", error)
+        return False
+
+
+def _has_ended(flow_run_id: UUID) -> bool:
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run_id).state
+    except Exception as error:
+        log.debug("the server does not say how the flow run is (%s: %s)", type(error).__name__, error)
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed())
