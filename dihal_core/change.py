@@ -8,8 +8,8 @@ import html
 from pathlib import Path
 from typing import Any
 
+from dihal_core.files import write_atomically
 from dihal_core.history import Json
-from dihal_core.store import write_atomically
 
 FILES = {"report": "difference.md", "locate": "locate-difference.md"}
 """File beside the page of a flow's last stage."""

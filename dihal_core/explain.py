@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
+from dihal_core.inspection import StoreStatus
 from dihal_core.remote.link import finished_manifests, home_path
 from dihal_core.requests import StageRequest
-from dihal_core.store import StoreStatus
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

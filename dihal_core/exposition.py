@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dihal_core.store import write_atomically
+from dihal_core.files import write_atomically
 
 FOLDER = "prometheus"
 STUDY_FIGURES = {

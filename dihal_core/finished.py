@@ -6,9 +6,9 @@ from dihal_core.comparing import load_result
 from dihal_core.config import StudySettings
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.history import Json
+from dihal_core.inspection import inspect_store
 from dihal_core.profiles import known_paths, with_overrides
 from dihal_core.remote.link import pull_studies
-from dihal_core.store import inspect_store
 from dihal_core.study import Records
 
 EVALUATED = ("study.json", "replace.json")

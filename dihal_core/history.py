@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from dihal_core.store import dump_json, write_atomically
+from dihal_core.files import dump_json, write_atomically
 
 log = logging.getLogger(__name__)
 

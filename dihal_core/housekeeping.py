@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.files import MANIFEST
 from dihal_core.hybrid.sources import HYBRID
 from dihal_core.stages import STAGES
-from dihal_core.store import MANIFEST
 from dihal_core.study import PUBLISHED
 
 KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])")

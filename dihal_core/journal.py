@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
+from dihal_core.files import dump_json, write_atomically
 from dihal_core.history import Json, read_result
 from dihal_core.remote.link import share_journal
-from dihal_core.store import dump_json, write_atomically
 
 log = logging.getLogger(__name__)
 

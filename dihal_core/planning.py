@@ -20,10 +20,11 @@ from dihal_core.config.targets import explain_targets
 from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading, reading_cost
 from dihal_core.errors import AssetError
 from dihal_core.explain import explain
+from dihal_core.files import require_disk
 from dihal_core.remote.link import check_home, pull_study
 from dihal_core.requests import find
 from dihal_core.stages import STAGES
-from dihal_core.store import StageRecord, require_disk
+from dihal_core.store import StageRecord
 from dihal_core.study import Records, request_for, stages_of, study_name, swept_layers, units_of
 from dihal_core.units import human_bytes
 

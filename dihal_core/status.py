@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import NetworkError
+from dihal_core.files import MANIFEST
 from dihal_core.history import Json, read_result
 from dihal_core.journal import RUNS, process_alive
 from dihal_core.remote.link import home_uri, pull_journals, state_elsewhere
-from dihal_core.store import MANIFEST
 
 NEEDED = {"study", "flow", "state", "order", "stages", "process", "settings", "started"}
 """What a journal must hold to be read; others are of another version."""

@@ -6,10 +6,10 @@ A mark is `<home>/stops/<run>.json`; on a remote home all machines see it. It ch
 import time
 from pathlib import Path
 
+from dihal_core.files import dump_json
 from dihal_core.journal import now
 from dihal_core.remote.address import remote_address
 from dihal_core.remote.link import read_shared, write_shared
-from dihal_core.store import dump_json
 
 STOPS = "stops"
 KEPT_SECONDS = 7 * 24 * 3600.0

@@ -9,9 +9,7 @@ only after its files were compared with the digests in its manifest.
 import contextlib
 import dataclasses
 import datetime
-import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -19,20 +17,16 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.files import MANIFEST, dump_json, hash_files, store_digest, write_atomically
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 STORE_FORMAT = 1
 """Layout of stores and manifests that this version writes and reads; raise it with a change that old code misreads."""
-FULL_HASH_LIMIT_BYTES = 64 * 2**30
-"""Stores up to this size are re-hashed before each use; larger ones are checked by size, and chunk by
-chunk through their crc32c when read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +59,6 @@ class StageRecord:
         return cls(**data)
 
 
-@dataclasses.dataclass(frozen=True)
-class StoreStatus:
-    """What was found under one key. `reason` is a sentence for people."""
-
-    state: Literal["intact", "partial", "damaged", "absent", "unpublished"]
-    reason: str
-    record: StageRecord | None = None
-    manifest: dict[str, Any] | None = None
-
-
 def resolve_home(home: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that holds all stores: the argument, `$DIHAL_HOME`, or `./runs`.
 
@@ -91,157 +75,6 @@ def resolve_home(home: str | os.PathLike[str] | None = None) -> Path:
 
         return working_copy(value)
     return Path(value).expanduser().resolve()
-
-
-def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write `data` under a temporary name, flush it to disk (if `durable`), rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as handle:
-        handle.write(data)
-        if durable:
-            handle.flush()
-            os.fsync(handle.fileno())
-    os.replace(temporary, path)
-
-
-def dump_json(value: Any) -> bytes:
-    """Return sorted, indented JSON; NaN and inf are refused so that no reader meets them."""
-    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def require_disk(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Raise `ResourceError` unless `needed_bytes` fit into 90 % of the free space of `folder`'s disk."""
-    probe = folder
-    while not probe.exists():
-        probe = probe.parent
-    free = shutil.disk_usage(probe).free
-    if needed_bytes > 0.9 * free:
-        raise ResourceError(
-            f"{purpose} needs {needed_bytes / 1e9:.2f} GB but {probe} has {free / 1e9:.2f} GB free "
-            "(10 % is kept in reserve); free some space, set DIHAL_HOME to a larger disk, or lower "
-            "activations.num_sequences / activations.whole_sequences"
-        )
-
-
-def full_disk(error: OSError, folder: Path, label: str) -> ResourceError | None:
-    """Return the sentence for an error of a disk, quota or file size limit that is used up; None for any other."""
-    if error.errno not in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
-        return None
-    return ResourceError(
-        f"{label}: the disk under {folder} is full ({error}); free some space and run the same "
-        "command again, finished units are kept"
-    )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _data_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST and path.suffix != ".tmp"
-    )
-
-
-def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return `{relative path: {"sha256", "bytes"}}` of every data file, manifest excluded."""
-    files = _data_files(folder)
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(_sha256, files))
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": digest, "bytes": path.stat().st_size}
-        for path, digest in zip(files, digests, strict=True)
-    }
-
-
-def store_digest(files: dict[str, dict[str, Any]]) -> str:
-    """Return the SHA-256 over sorted (relative path, SHA-256); times and hosts are no part of it.
-
-    Commit records are left out too: they carry wall times.
-    """
-    total = hashlib.sha256()
-    for name in sorted(files):
-        if not name.startswith("commits/"):
-            total.update(f"{name}\0{files[name]['sha256']}\n".encode())
-    return total.hexdigest()
-
-
-def inspect_store(home: Path, stage: str, key: str, full: bool = False) -> StoreStatus:
-    """Say whether the store of `stage` under `key` can be trusted, re-hashing its files.
-
-    Stores above `FULL_HASH_LIMIT_BYTES` are compared by file sizes unless `full`. Of a remote home the
-    remote store is looked at (size and checksum of every object), and the copy on this machine if there is one.
-
-    Raises
-    ------
-    ArtifactError
-        If the store is of a newer format: it is neither read nor replaced.
-    """
-    from dihal_core.remote.address import remote_address
-
-    address = remote_address(home)
-    if address is None:
-        return inspect_folder(home, stage, key, full)
-    from dihal_core.remote import copies
-
-    return copies.inspect(address, home, stage, key, full)
-
-
-def inspect_folder(home: Path, stage: str, key: str, full: bool = False) -> StoreStatus:
-    """Say whether the store in the folder `<home>/<stage>/<key>` can be trusted (see `inspect_store`)."""
-    folder = home / stage / key
-    if not folder.exists():
-        if folder.with_name(f"{key}.partial").exists():
-            return StoreStatus("partial", "an earlier run was interrupted; its committed units are kept")
-        return StoreStatus("absent", "never made with these settings, inputs and code")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        require_format(manifest, folder)
-        record = StageRecord(stage, key, str(folder), manifest["digest"], manifest["counts"], manifest["unit"])
-        expected: dict[str, dict[str, Any]] = manifest["files"]
-        if manifest["stage"] != stage or manifest["key"] != key:
-            return StoreStatus("damaged", f"manifest names {manifest['stage']}/{manifest['key']}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return StoreStatus("damaged", f"manifest unreadable ({type(error).__name__}: {error})")
-    present = {path.relative_to(folder).as_posix(): path for path in _data_files(folder)}
-    for name, facts in expected.items():
-        if name not in present:
-            return StoreStatus("damaged", f"{name} is missing")
-        if present[name].stat().st_size != facts["bytes"]:
-            return StoreStatus("damaged", f"{name} has {present[name].stat().st_size} bytes, not {facts['bytes']}")
-    extra = sorted(set(present) - set(expected))
-    if extra:
-        return StoreStatus("damaged", f"{extra[0]} does not belong to it")
-    if full or sum(facts["bytes"] for facts in expected.values()) <= FULL_HASH_LIMIT_BYTES:
-        try:
-            found = hash_files(folder)
-        except OSError as error:
-            return StoreStatus("damaged", f"unreadable ({error})")
-        for name, facts in expected.items():
-            if found[name]["sha256"] != facts["sha256"]:
-                return StoreStatus("damaged", f"{name} was changed after it was written")
-        if store_digest(found) != manifest["digest"]:
-            return StoreStatus("damaged", "manifest digest does not match its file list")
-    return StoreStatus("intact", "complete; every file matches its digest", record, manifest)
-
-
-def require_format(manifest: dict[str, Any], folder: Path) -> None:
-    """Refuse a store that a newer version wrote; one that names no format at all is damaged.
-
-    Raises
-    ------
-    ArtifactError
-        With both formats and what to do.
-    KeyError, TypeError
-        If the manifest holds no format.
-    """
-    if int(manifest["format"]) > STORE_FORMAT:
-        raise ArtifactError(
-            f"store {folder} has format {manifest['format']}, made by a newer version of DiHAL Studio; this one reads "
-            f"format {STORE_FORMAT}: install the newer version, or keep its stores apart with another DIHAL_HOME"
-        )
 
 
 class StageStore:
@@ -411,14 +244,3 @@ def read_json(record: StageRecord, name: str) -> Any:
             f"{record.stage} store {record.uri} has no readable {name} ({type(error).__name__}: {error}); "
             f"run the study again, it recomputes stage {record.stage!r}"
         ) from error
-
-
-def require_intact(record: StageRecord) -> StageRecord:
-    """Return `record` if its store is intact, else raise `ArtifactError` naming the stage to run again."""
-    status = inspect_store(record.path.parent.parent, record.stage, record.key)
-    if status.record is None or status.record.digest != record.digest:
-        raise ArtifactError(
-            f"store {record.uri} is {status.state} ({status.reason}), expected digest {record.digest[:12]}; "
-            f"run the study again, it recomputes stage {record.stage!r}"
-        )
-    return record

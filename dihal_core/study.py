@@ -14,6 +14,7 @@ from dihal_core.bridges.ablation_arms import ablation_units
 from dihal_core.change import FILES, publish_change, with_change
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
+from dihal_core.files import MANIFEST, dump_json, write_atomically
 from dihal_core.history import KEPT, with_history
 from dihal_core.hybrid.sources import HYBRID
 from dihal_core.profiles import backbone_names, load_study, resolve_backbone
@@ -21,7 +22,7 @@ from dihal_core.provenance import package_version
 from dihal_core.remote.link import finished_manifests, pull_studies, pull_study, push_study, read_manifest
 from dihal_core.requests import Inputs, StageRequest, make_request
 from dihal_core.stages import FLOWS, STAGES
-from dihal_core.store import MANIFEST, StageRecord, dump_json, write_atomically
+from dihal_core.store import StageRecord
 
 Records = dict[str, StageRecord | dict[str | int, StageRecord]]
 """Finished stages: one record, or `{unit: record}`."""

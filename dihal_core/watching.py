@@ -12,10 +12,10 @@ from typing import Any
 
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError, DihalError, NetworkError
+from dihal_core.files import dump_json
 from dihal_core.journal import now
 from dihal_core.profiles import backbone_names, load_study, profile_for, resolve_backbone
 from dihal_core.remote.link import home_uri, read_shared, write_shared
-from dihal_core.store import dump_json
 from dihal_core.study import slug
 
 LARGE = 2e9

@@ -21,8 +21,9 @@ from typing import Any
 import psutil
 
 from dihal_core.errors import ConfigError, ResourceError
+from dihal_core.files import dump_json, write_atomically
 from dihal_core.remote.link import home_uri
-from dihal_core.store import dump_json, store_lock, write_atomically
+from dihal_core.store import store_lock
 from dihal_core.study import slug
 from flows.retention import retention_environment
 

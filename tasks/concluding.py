@@ -6,12 +6,13 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from dihal_core.comparing import comparison_lines
+from dihal_core.files import dump_json, write_atomically
 from dihal_core.history import Json
 from dihal_core.remote.link import share_file
 from dihal_core.reporting import outcomes
 from dihal_core.requests import records_in
 from dihal_core.sensitivity import Choice, choice_row
-from dihal_core.store import StageRecord, dump_json, read_json, write_atomically
+from dihal_core.store import StageRecord, read_json
 from dihal_core.study import publish_hybrid
 from tasks.progress import artifact_key
 from tasks.study import StudyRun

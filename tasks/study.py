@@ -17,13 +17,14 @@ from dihal_core.config.targets import explain_targets
 from dihal_core.errors import ArtifactError, DihalError, NetworkError, ResourceError
 from dihal_core.explain import explain
 from dihal_core.exposition import write_metrics
+from dihal_core.files import full_disk
 from dihal_core.history import read_result
 from dihal_core.housekeeping import hold_home
 from dihal_core.journal import RunJournal
 from dihal_core.remote.link import push_study, read_manifest
 from dihal_core.requests import StageRequest, find, snapshot_code
 from dihal_core.stages import STAGES, check_stages, unit_label
-from dihal_core.store import StageRecord, discard_store, full_disk, store_lock
+from dihal_core.store import StageRecord, discard_store, store_lock
 from dihal_core.study import (
     PUBLISHED,
     Records,

@@ -22,10 +22,12 @@ from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.config import StudySettings
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError, ConfigError, NumericsError
+from dihal_core.files import MANIFEST
+from dihal_core.inspection import inspect_store
 from dihal_core.provenance import package_version
 from dihal_core.remote.link import bring_store, finished_manifests, remote_records
 from dihal_core.requests import stage_code
-from dihal_core.store import MANIFEST, StageRecord, inspect_store
+from dihal_core.store import StageRecord
 
 STAGE = "activations"
 BATCHES = 2

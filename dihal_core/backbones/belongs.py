@@ -6,7 +6,7 @@ from typing import Any
 
 from dihal_core.config import BackboneSettings
 from dihal_core.errors import ArtifactError
-from dihal_core.store import MANIFEST
+from dihal_core.files import MANIFEST
 
 IDENTITY = ("source", "identifier", "model_type", "num_layers", "hidden_size", "vocab_size", "quantisation", "dtype")
 """Settings that make another model, or other numbers of the same one."""

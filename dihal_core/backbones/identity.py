@@ -12,7 +12,7 @@ from typing import Any
 
 from dihal_core.config import BackboneSettings
 from dihal_core.errors import AssetError, ConfigError
-from dihal_core.store import dump_json, write_atomically
+from dihal_core.files import dump_json, write_atomically
 
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
 

@@ -21,8 +21,8 @@ from dihal_core.bridges.table import TableArm
 from dihal_core.bridges.wide_ridge import WideRidgeArm
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import ArtifactError, ConfigError, nearest
+from dihal_core.files import dump_json, write_atomically
 from dihal_core.seeding import torch_seed
-from dihal_core.store import dump_json, write_atomically
 
 DESCRIPTION = "arms.json"
 FRAME = "frame.safetensors"

@@ -13,7 +13,7 @@ import numpy as np
 
 from dihal_core.corpus.documents import Document
 from dihal_core.corpus.tokenise import DocumentWindows, WindowEncoder
-from dihal_core.store import write_atomically
+from dihal_core.files import write_atomically
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 512

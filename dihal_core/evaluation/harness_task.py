@@ -15,10 +15,10 @@ from dihal_core.corpus.offline import EVALUATION_ASSET
 from dihal_core.corpus.wiki_markup import read_pages
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.evaluation.harness import harness_model, require_harness
+from dihal_core.files import write_atomically
 from dihal_core.hybrid.causal_lm import DiHALForCausalLM
 from dihal_core.hybrid.sources import asset_records
 from dihal_core.remote.link import store_folder
-from dihal_core.store import write_atomically
 
 TASK = "dihal_wiki"
 PAGES = "pages.jsonl"

@@ -30,11 +30,11 @@ from dihal_core.bridges.arms import make_arm
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.config import BackboneSettings, BridgeSettings
 from dihal_core.errors import ArtifactError, AssetError, ConfigError, NetworkError, nearest
+from dihal_core.files import dump_json, write_atomically
 from dihal_core.hybrid.causal_lm import DiHALForCausalLM, require_hybrid_layer
 from dihal_core.hybrid.configuration import DiHALConfig
 from dihal_core.hybrid.sources import asset_records, homes_near
 from dihal_core.profiles import explain_validation
-from dihal_core.store import dump_json, write_atomically
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dihal_core.config import BackboneSettings
 from dihal_core.errors import AssetError
+from dihal_core.files import MANIFEST
 from dihal_core.remote.link import remote_records
-from dihal_core.store import MANIFEST, StageRecord, resolve_home
+from dihal_core.store import StageRecord, resolve_home
 
 HYBRID = "hybrid"
 """Folder of a study that holds its hybrid: `<home>/studies/<name>/hybrid`."""

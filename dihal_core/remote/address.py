@@ -73,7 +73,7 @@ def working_copy(address: str) -> Path:
     folder = root / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     with _marking:  # the temporary name of the marker is the process's own
         if remote_address(folder) != url:
-            from dihal_core.store import dump_json, write_atomically
+            from dihal_core.files import dump_json, write_atomically
 
             write_atomically(folder / MARKER, dump_json({"format": 1, "address": url}))
     return folder

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from dihal_core.errors import ArtifactError
+from dihal_core.inspection import StoreStatus, inspect_folder
 from dihal_core.remote.address import working_copy
 from dihal_core.remote.home import remote_home
-from dihal_core.store import StageRecord, StoreStatus, inspect_folder, store_lock
+from dihal_core.store import StageRecord, store_lock
 
 log = logging.getLogger(__name__)
 

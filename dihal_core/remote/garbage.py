@@ -3,9 +3,9 @@
 import dataclasses
 import time
 
+from dihal_core.files import MANIFEST
 from dihal_core.remote.home import remote_home
 from dihal_core.stages import STAGES
-from dihal_core.store import MANIFEST
 
 GRACE_SECONDS = 24 * 3600.0
 """Younger objects may belong to an upload that is under way."""

@@ -15,21 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import ArtifactError
+from dihal_core.files import MANIFEST, dump_json, require_disk, write_atomically
+from dihal_core.inspection import StoreStatus, require_format
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
 from dihal_core.remote.failures import is_brief
 from dihal_core.remote.objects import Found, Objects
 from dihal_core.remote.transfers import move
-from dihal_core.store import (
-    MANIFEST,
-    StageRecord,
-    StoreStatus,
-    dump_json,
-    require_disk,
-    require_format,
-    store_lock,
-    write_atomically,
-)
+from dihal_core.store import StageRecord, store_lock
 
 SECTION = "remote"
 """Key under which the committed manifest holds what only a remote home needs."""

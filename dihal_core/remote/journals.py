@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import DihalError, NetworkError
+from dihal_core.files import write_atomically
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.studies import RUNS, STUDIES
-from dihal_core.store import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from dihal_core.files import MANIFEST, write_atomically
 from dihal_core.remote.address import is_address, remote_address, working_copy
-from dihal_core.store import MANIFEST, StageRecord, read_json, write_atomically
+from dihal_core.store import StageRecord, read_json
 
 log = logging.getLogger(__name__)
 

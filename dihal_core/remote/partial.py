@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from dihal_core.errors import ArtifactError, DihalError
+from dihal_core.files import dump_json
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
 from dihal_core.remote.home import RemoteHome, remote_home
-from dihal_core.store import dump_json
 
 log = logging.getLogger(__name__)
 

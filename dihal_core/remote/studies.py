@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.errors import NetworkError
+from dihal_core.files import dump_json
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
 from dihal_core.remote.home import RemoteHome, remote_home
 from dihal_core.remote.transfers import move
-from dihal_core.store import dump_json
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.files import MANIFEST
 from dihal_core.housekeeping import DEFAULT_AGE_DAYS, IN_USE, followed, names_stores, texts_of_studies, try_lock
 from dihal_core.journal import process_alive
 from dihal_core.remote import copies, garbage
@@ -21,7 +22,6 @@ from dihal_core.remote.home import remote_home
 from dihal_core.remote.objects import Found
 from dihal_core.remote.studies import INDEX, RUNS, STUDIES
 from dihal_core.stages import STAGES
-from dihal_core.store import MANIFEST
 
 PARTIAL = ".partial"
 

@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dihal_core.store import write_atomically
+from dihal_core.files import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from dihal_core.bridges.arms import load_arms, make_arm, save_arms
 from dihal_core.bridges.frame import Arm, Frame, TrainedArm
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import ConfigError
-from dihal_core.store import StageStore, dump_json, write_atomically
+from dihal_core.files import dump_json, write_atomically
+from dihal_core.store import StageStore
 from dihal_core.training.runs import Run
 
 ARMS = "arms"

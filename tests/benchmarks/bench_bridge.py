@@ -22,13 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as every co
 from dihal_core.bridges.ablation_arms import ABLATION_ARMS, RIDGE, RIDGE_ALL, ablation_units, parse_unit
 from dihal_core.config import StudySettings
 from dihal_core.evaluation.ablation import compare_arms
+from dihal_core.files import write_atomically
 from dihal_core.profiles import load_study, parse_assignment
 from dihal_core.progress import LoggedProgress
 from dihal_core.provenance import package_version
 from dihal_core.reporting.ablation import RESULT, ablation_table, answer_lines, row_label, training_seconds
 from dihal_core.reporting.formatting import interval_text
 from dihal_core.runner import ensure
-from dihal_core.store import StageRecord, read_json, resolve_home, write_atomically
+from dihal_core.store import StageRecord, read_json, resolve_home
 from dihal_core.study import Records, pin_settings, request_for, units_of
 
 log = logging.getLogger(__name__)

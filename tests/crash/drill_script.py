@@ -17,7 +17,7 @@ from pathlib import Path
 from dihal_core.activations import run
 from dihal_core.activations.names import GROUP, chunk_file
 from dihal_core.activations.plan import DumpPlan
-from dihal_core.store import MANIFEST
+from dihal_core.files import MANIFEST
 
 _script = Path(__file__).parents[1] / "dihal_core" / "activations" / "dump_script.py"
 _spec = importlib.util.spec_from_file_location("dump_script", _script)

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from dihal_core.store import inspect_store
+from dihal_core.inspection import inspect_store
 from flows import server
 
 PATIENCE_SECONDS = 600

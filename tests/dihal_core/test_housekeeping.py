@@ -12,7 +12,8 @@ import pytest
 
 from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.housekeeping import hold_home, leftovers, referred, remove
-from dihal_core.store import StageStore, inspect_store, store_lock
+from dihal_core.inspection import inspect_store
+from dihal_core.store import StageStore, store_lock
 
 
 def key(name: str) -> str:

@@ -8,11 +8,11 @@ import zarr
 
 from dihal_core.activations.audit import _changed_since
 from dihal_core.activations.names import GROUP, chunk_file
+from dihal_core.files import MANIFEST, dump_json, hash_files, store_digest
 from dihal_core.profiles import load_study
 from dihal_core.provenance import package_version
 from dihal_core.requests import stage_code
 from dihal_core.runner import ensure
-from dihal_core.store import MANIFEST, dump_json, hash_files, store_digest
 from dihal_core.study import pin_settings, request_for
 from flows.cli import main
 

@@ -11,10 +11,10 @@ import torch
 from dihal_core.activations.reader import load_pool
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.corpus.windows import load_windows
+from dihal_core.inspection import inspect_store
 from dihal_core.planning import plan_study
 from dihal_core.profiles import load_study
 from dihal_core.seeding import stream
-from dihal_core.store import inspect_store
 from dihal_core.study import pin_device
 from flows.locate import locate
 

@@ -62,7 +62,7 @@ def test_more_windows_than_the_corpus_has_are_refused(study):
 
 
 def test_too_little_disk_is_said_before_anything_is_computed(study, monkeypatch):
-    monkeypatch.setattr("dihal_core.store.shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("dihal_core.files.shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
     with pytest.raises(ResourceError, match="the dump of hidden states needs"):
         dump(study, skip_positions=5)
 

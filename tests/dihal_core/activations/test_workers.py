@@ -15,8 +15,9 @@ from dihal_core.activations.names import GROUP
 from dihal_core.activations.run import dump_states
 from dihal_core.activations.workers import Work, helpers
 from dihal_core.errors import ArtifactError
+from dihal_core.files import hash_files
 from dihal_core.progress import silent
-from dihal_core.store import StageStore, hash_files
+from dihal_core.store import StageStore
 
 SCRIPT = Path(__file__).with_name("dump_script.py")
 _spec = importlib.util.spec_from_file_location("dump_script", SCRIPT)

@@ -10,6 +10,7 @@ from dihal_core.backbones.loading import load_backbone
 from dihal_core.bridges.arms import load_arms
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError, AssetError, ConfigError
+from dihal_core.files import MANIFEST
 from dihal_core.hybrid.export import copy_hybrid
 from dihal_core.hybrid.generation import continue_texts, open_hybrid
 from dihal_core.hybrid.model import Hybrid
@@ -17,7 +18,6 @@ from dihal_core.hybrid.sources import asset_records, homes_near
 from dihal_core.profiles import load_study
 from dihal_core.requests import make_request
 from dihal_core.runner import ensure
-from dihal_core.store import MANIFEST
 from dihal_core.study import publish_hybrid, request_for
 
 SETTINGS = load_study("smoke")

@@ -1,10 +1,11 @@
 import time
 
+from dihal_core.inspection import inspect_store
 from dihal_core.remote.garbage import leftovers, remove
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import share
 from dihal_core.remote.partial import Snapshots
-from dihal_core.store import StageStore, inspect_store, resolve_home
+from dihal_core.store import StageStore, resolve_home
 
 LATER = time.time() + 10 * 24 * 3600
 

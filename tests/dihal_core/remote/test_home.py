@@ -6,9 +6,11 @@ import fsspec
 import pytest
 
 from dihal_core.errors import ArtifactError, ConfigError
+from dihal_core.files import MANIFEST
+from dihal_core.inspection import inspect_store
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import is_present, read_manifest, share
-from dihal_core.store import MANIFEST, STORE_FORMAT, StageRecord, inspect_store, resolve_home
+from dihal_core.store import STORE_FORMAT, StageRecord, resolve_home
 
 KEY = "k" * 24
 

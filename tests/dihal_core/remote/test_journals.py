@@ -8,12 +8,13 @@ import pytest
 from dihal_core import journal as journals
 from dihal_core.comparing import compare_studies
 from dihal_core.errors import ConfigError
+from dihal_core.files import write_atomically
 from dihal_core.journal import RunJournal
 from dihal_core.profiles import load_study
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import pull_studies, pull_study, push_study, resumable, share
 from dihal_core.status import home_status
-from dihal_core.store import StageStore, resolve_home, write_atomically
+from dihal_core.store import StageStore, resolve_home
 from dihal_core.study import publish_study, study_name
 from dihal_core.watching import memory_name, remember, remembered, watched
 

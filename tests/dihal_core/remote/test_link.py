@@ -4,12 +4,13 @@ from pathlib import Path
 
 from dihal_core.activations.audit import find_store
 from dihal_core.explain import explain
+from dihal_core.files import dump_json
 from dihal_core.hybrid.sources import asset_records
 from dihal_core.profiles import load_study
 from dihal_core.remote.link import finished_manifests, is_present, share, store_folder
 from dihal_core.requests import find, stage_code
 from dihal_core.stages import STAGES
-from dihal_core.store import StageStore, dump_json, resolve_home
+from dihal_core.store import StageStore, resolve_home
 from dihal_core.study import pin_device, request_for, seal_selection
 
 

@@ -5,10 +5,11 @@ import fsspec
 import pytest
 
 from dihal_core.errors import ArtifactError, NumericsError
+from dihal_core.inspection import inspect_store
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import resumable
 from dihal_core.remote.partial import Snapshots, forget, restore
-from dihal_core.store import StageStore, inspect_store, resolve_home
+from dihal_core.store import StageStore, resolve_home
 
 KEY = "k" * 24
 

@@ -11,10 +11,12 @@ import fsspec
 import pytest
 
 from dihal_core.errors import NetworkError, ResourceError
+from dihal_core.files import MANIFEST
+from dihal_core.inspection import inspect_store
 from dihal_core.remote import checksums, failures
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import check_home, share
-from dihal_core.store import MANIFEST, inspect_store, resolve_home
+from dihal_core.store import resolve_home
 from flows.cli import main
 
 KEY = "k" * 24

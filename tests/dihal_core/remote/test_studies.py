@@ -3,8 +3,9 @@ import os
 import pytest
 
 from dihal_core.errors import NetworkError
+from dihal_core.files import write_atomically
 from dihal_core.remote.link import pull_studies, pull_study, push_study
-from dihal_core.store import resolve_home, write_atomically
+from dihal_core.store import resolve_home
 
 FILES = {"report.html": b"<html>", "study.json": b"{}", "hybrid/config.json": b"{}", "figures/a.svg": b"<svg/>"}
 

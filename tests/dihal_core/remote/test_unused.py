@@ -9,13 +9,14 @@ import pytest
 
 from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.housekeeping import hold_home
+from dihal_core.inspection import inspect_store
 from dihal_core.remote import unused as housekeeping
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import share
 from dihal_core.remote.partial import Snapshots
 from dihal_core.remote.studies import push
 from dihal_core.remote.unused import referred, remove, unused
-from dihal_core.store import StageStore, inspect_store, resolve_home
+from dihal_core.store import StageStore, resolve_home
 from flows.cli import main
 
 LATER = time.time() + 30 * 24 * 3600
