@@ -70,7 +70,7 @@ audit: $(STAMP)-test
 secrets: $(STAMP)-test
 	@set -o pipefail; git ls-files -z | xargs -0 -r $(BIN)/detect-secrets-hook --baseline .secrets.baseline && echo "no secrets in tracked files"
 
-## make bench      every benchmark in a short form (minutes); the figures of record are in tests/benchmarks/RESULTS.md
+## make bench      the benchmarks of corpus, dump, geometry and generation in a short form (minutes); the figures of record are in tests/benchmarks/RESULTS.md
 bench: $(STAMP)-test
 	@$(PIP) -e ".[test,bench]"
 	@PYTHONPATH=. $(BIN)/python -m tests.benchmarks.bench_corpus --megabytes 4 --rounds 2

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -67,8 +68,9 @@ def run_geometry(arguments: argparse.Namespace) -> int:
         raise ResourceError(
             f"{arguments.file} does not fit into memory ({error}); pass fewer rows or layers"
         ) from error
-    notes = "".join(f"\nnote: {note}" for note in scored.notes())
-    print(json.dumps(found, indent=1, allow_nan=False) if arguments.json else _table(found) + notes)
+    print(json.dumps(found, indent=1, allow_nan=False) if arguments.json else _table(found))
+    for note in scored.notes():
+        print(f"note: {note}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from dihal_core.activations.amount import describe_amount, require_confirmed
 from dihal_core.activations.archive import archive_group, archive_place, check_place, is_complete
 from dihal_core.activations.gate import DumpGate
-from dihal_core.activations.names import GROUP
+from dihal_core.activations.names import GROUP, SINKS
 from dihal_core.activations.plan import DumpPlan, candidate_layers, plan_bytes, sample_rows, table_layers
 from dihal_core.activations.run import dump_states
+from dihal_core.activations.sinks import count_sinks
 from dihal_core.activations.verify import verify
 from dihal_core.activations.workers import Work, helpers
 from dihal_core.backbones.loading import load_backbone
@@ -65,6 +66,7 @@ def build_activations(context: StageContext) -> dict[str, Any]:
         backbone = load_backbone(backbone_settings, inputs["assets"], device, settings.seed)
         rate = dump_states(backbone, plan, store, facts, context.progress)
     verified = verify(backbone, plan, store.path / GROUP, settings.seed)
+    store.write_json(SINKS, count_sinks(backbone, plan))
     if compute.archive_url is not None:
         place = archive_place(compute.archive_url, store.key)
         if is_complete(place):  # the key names the content: an earlier attempt came this far

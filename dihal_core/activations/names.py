@@ -7,6 +7,9 @@ GROUP = "states.zarr"
 
 ROWS = "geom/rows"
 
+SINKS = "sinks.json"
+"""File of the store: norms and massive tokens per layer."""
+
 
 def pool_array(layer: int) -> str:
     """Return the array of sampled token states of `layer` inside the group."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from dihal_core.errors import ConfigError, NetworkError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 SEPARATOR = "<|endoftext|>"
 """The pretraining separator of most families; in a tokenizer that lacks it documents are parted by bos, or eos (ours)."""
 TIMEOUT_S = 10.0
@@ -95,11 +95,17 @@ def _fetched(identifier: str, name: str, presets: str) -> Path | None:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
-    cached = try_to_load_from_cache(identifier, name)
+    try:
+        cached = try_to_load_from_cache(identifier, name)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"{identifier!r} can be no hub id ({str(error).splitlines()[0]}); give organisation/model, or one of {presets}"
+        ) from error
     if cached is not None:
         return Path(cached) if isinstance(cached, str) else None  # else it is known to have none
     endpoint = os.environ.get("HF_ENDPOINT") or None

@@ -38,7 +38,7 @@ def _says(layers: list[int], text: str) -> list[str]:
 
 
 def layer_flags(facts: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """Return sentences about rows: outliers, single dimensions, duplicates, attention sinks."""
+    """Return sentences about rows and windows: outliers, single dimensions, duplicates, sinks."""
 
     def where(test) -> list[int]:
         return [layer for layer, found in facts.items() if test(found)]
@@ -49,6 +49,12 @@ def layer_flags(facts: Mapping[int, Mapping[str, Any]]) -> list[str]:
     outliers = where(lambda f: f["outlier_rows"] > 0 and f["outlier_trace_share"] > OUTLIER_SHARE)
     dimension = where(lambda f: f["top_dimension_share"] > DIMENSION_SHARE)
     duplicates = where(lambda f: f["duplicate_rows"] > DUPLICATE_SHARE * f["rows"])
+
+    def beyond(found: Mapping[str, Any]) -> int:
+        return found["massive_tokens"] - found["massive_at_position_0"]
+
+    first = where(lambda f: f["massive_at_position_0"] > 0)
+    elsewhere = where(lambda f: beyond(f) > 0)
     sinks = where(lambda f: (f["max_norm_ratio"] or 0.0) > NORM_RATIO)
     dimensions = sorted({facts[layer]["top_dimension"] for layer in dimension})
     columns = ", ".join(str(column) for column in dimensions[:4]) + (", ..." if len(dimensions) > 4 else "")
@@ -67,6 +73,21 @@ def layer_flags(facts: Mapping[int, Mapping[str, Any]]) -> list[str]:
             duplicates,
             f"up to {int(most('duplicate_rows', duplicates))} rows have an identical twin; "
             "a curvature among equal rows is 1 / eps.",
+        ),
+        *_says(
+            first,
+            f"position 0 is a sink: its norm is up to {most('position_0_norm_ratio', first):.0f} times the median, in up to "
+            f"{int(most('massive_at_position_0', first))} of {int(most('sink_windows', first))} windows; "
+            + (
+                "the pool skips it."
+                if all(facts[layer]["skipped_positions"] > 0 for layer in first)
+                else "the pool holds it."
+            ),
+        ),
+        *_says(
+            elsewhere,
+            f"up to {max((beyond(facts[layer]) for layer in elsewhere), default=0)} of "
+            f"{int(most('sink_tokens', elsewhere)):,} tokens beyond position 0 have more than 10 times the median norm.",
         ),
         *_says(
             sinks,
@@ -102,7 +123,7 @@ def _bias(rows: list[Mapping[str, Any]]) -> list[str]:
     return [
         f"At {layer_ranges(large)} the mean of S over resampled documents differs from S by more than half a standard error, "
         f"at layer {worst} by {abs(shares[worst]):.1f}: z-scores are not linear in noisy proxies. The difference is reported "
-        "as bias and taken off the resamples; intervals and selection probabilities spread about S itself."
+        "as bias; intervals and selection probabilities are centred on S, which is not corrected for it."
     ]
 
 
@@ -118,8 +139,8 @@ def _dependence(score: Mapping[str, Any]) -> list[str]:
     if worth is None or rows - worth < 0.5:
         return []
     return [
-        f"The {rows:,} rows behave like {worth:,.0f} independent ones at layer {score['selected_layer']}: "
-        "rows of one document resemble each other."
+        f"Averaged over single dimensions, the {rows:,} rows tell as much as {worth:,.0f} independent ones at layer "
+        f"{score['selected_layer']}: rows of one document resemble each other."
     ]
 
 

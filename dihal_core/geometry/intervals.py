@@ -2,8 +2,8 @@
 
 z-scores are not linear in the proxies. Noise in the proxies of some layers enlarges the standard deviation over
 layers, so the mean of S over resampled documents is not the S of the mean proxies. The difference is the
-bootstrap's estimate of the bias of S (Efron and Tibshirani 1993, chapter 10). It is reported beside S and taken
-off the replicates, so that they spread about S itself; S is left as the paper defines it. Centred replicates may pass
+bootstrap's estimate of the bias of S (Efron and Tibshirani 1993, chapter 10). It is reported beside S, and the
+replicates are centred on S: intervals tell the spread about the paper's S and are not corrected for its bias. Centred replicates may pass
 the largest S that so many layers can have, where the bias is large.
 
 Percentiles of replicates need not enclose the value even then: the mean of a very skewed distribution lies
@@ -30,7 +30,7 @@ class ScoreReplicates:
     score_BL: np.ndarray
     """Mean over B equal to the protocol's S; no rows for fewer than two resamples."""
     bias_L: np.ndarray | None
-    """Mean of S over the resamples minus S, which was taken off; None without resamples."""
+    """Mean of S over the resamples minus S, before they were centred; None without resamples."""
 
     def picked(self, candidates: list[int]) -> dict[int, float | None]:
         """Return the share of resamples in which each layer has the largest S, the lower one of equals."""
@@ -47,7 +47,7 @@ def score_replicates(
     headline: LayerScores,
     combine: Combine,
 ) -> ScoreReplicates:
-    """Return the protocol's S plus the centred movement of the score of mean proxies, with the bias taken off.
+    """Return the protocol's S plus the centred movement of the score of mean proxies, and the bias.
 
     Parameters
     ----------
@@ -81,7 +81,10 @@ def interval(value: float, replicate_B: np.ndarray, confidence: float) -> dict[s
 
 
 def bounds_about(value: float, replicate_B: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the central percentiles of the replicates, widened so that the value lies between them."""
+    """Return the central percentiles of the replicates, widened so that the value lies between them.
+
+    A bound that equals the value was widened: the percentiles had left the value out.
+    """
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(replicate_B, [tail, 100.0 - tail])
     return min(float(low), float(value)), max(float(high), float(value))

@@ -50,7 +50,8 @@ class ScoredLayers:
         for index, proxies in self.proxies.items():
             if proxies.headline["curvature"] >= 0.5 / self.settings["eps"]:
                 found.append(
-                    f"layer {index}: most neighbourhoods are of identical rows, its curvature is 1 / eps and no finding"
+                    f"layer {index}: in most neighbourhoods nothing varies by more than eps (identical rows, or activations as small "
+                    "as that); its curvature is 1 / eps and no finding"
                 )
             elif proxies.dropped_pairs:
                 found.append(f"layer {index}: {proxies.dropped_pairs} pairs join identical rows and were dropped")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dihal_core.activations.reader import Pool, load_pool
+from dihal_core.activations.sinks import sinks_of
 from dihal_core.geometry.blas import blas_threads
 from dihal_core.geometry.design_effect import effective_rows
 from dihal_core.geometry.diagnostics import effective_number, outlier_mask, row_diagnostics
@@ -145,6 +146,7 @@ def _build(context: Any) -> dict[str, Any]:
         "intra_document_correlation": independent.correlation,
         "effective_rows": independent.rows,
         **row_diagnostics(activations.rows_ND, twin_N, settings.outlier_ratio),
+        **sinks_of(context.inputs["activations"], layer),
         "identity_ratio": float(np.mean([row["identity_ratio"] for row in large])),
         "without_outliers": clean,
         "replicates": len(fluctuation_B3),

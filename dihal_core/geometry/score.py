@@ -33,6 +33,11 @@ DIAGNOSTICS = (
     "top_dimension",
     "top_dimension_share",
     "max_norm_ratio",
+    "position_0_norm_ratio",
+    "massive_tokens",
+    "massive_at_position_0",
+    "sink_windows",
+    "sink_tokens",
     "identity_ratio",
 )
 

@@ -46,7 +46,7 @@ def build_ablation(context: StageContext) -> dict[str, Any]:
                 "seed": settings.seed,
                 "corpus": {"evaluation_part": part},
                 **{
-                    part: getattr(settings, part).model_dump(mode="json") for part in ("backbone", "bridge", "ablation")
+                    name: getattr(settings, name).model_dump(mode="json") for name in ("backbone", "bridge", "ablation")
                 },
             },
             "backbone_identity": dict(context.values.get("backbone_identity") or {}),

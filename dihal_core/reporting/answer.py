@@ -94,6 +94,8 @@ def _control_line(predicted: Json | None) -> str:
     ]
     nothing = [item["label"] for item in predicted["partial"] if item["covers_zero"]]
     tail = f"; nothing shown beyond {either(nothing)}" if nothing else ""
+    against = [item["label"] for item in predicted["partial"] if item["value"]["high"] < 0]
+    tail += f"; given {either(against)} it points the wrong way" if against else ""
     return f"Controls   Spearman of {', '.join(parts)}; the score {number(value_of(predicted['spearman']), decimals=2)}{tail}"
 
 

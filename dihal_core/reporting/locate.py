@@ -96,7 +96,7 @@ def _worth(score: Json) -> str:
     return (
         ""
         if worth is None
-        else f"; the states behave like {worth:,.0f} independent ones at layer {score['selected_layer']}"
+        else f"; averaged over single dimensions they tell as much as {worth:,.0f} independent ones at layer {score['selected_layer']}"
     )
 
 
@@ -161,7 +161,9 @@ def _pictures(results: StudyResults, score: Json) -> dict[str, Picture]:
 def _tables(results: StudyResults, score: Json) -> dict[str, Table]:
     found = [
         ranking_table(score),
-        comparator_table(score, results.metrics),
+        comparator_table(
+            score, {row["layer"]: row.get("ridge_r2") for row in (results.metrics or {}).get("layers", [])}
+        ),
         variant_table(score),
         stability_table(score),
         layer_table(score),

@@ -154,6 +154,7 @@ def tables_of(results: StudyResults) -> dict[str, Table]:
     if results.score is not None:
         selected = int(results.score["selected_layer"])
         found += [make(results.score) for make in (locate.layer_table, locate.variant_table, locate.stability_table)]
+        found.append(locate.comparator_table(results.score, *_swept_ridge(results)))
     if results.sweeps or results.gaps:
         found += [locate.sweep_table(results.sweeps, results.gaps, selected), locate.sweep_long_table(results.sweeps)]
     if study.vae_rows(results):
@@ -169,6 +170,14 @@ def tables_of(results: StudyResults) -> dict[str, Table]:
     for block in results.evaluations.values():
         found += [study.evaluation_table(block), study.difference_table(block)]
     return {table.name: table for table in found}
+
+
+def _swept_ridge(results: StudyResults) -> tuple[dict[int, float | None], str]:
+    """Return R squared of the sweep's ridge map on the validation windows by layer, and what it sees."""
+    fvu = {layer: ((block["arms"].get("ridge") or {}).get("fvu")) for layer, block in results.sweeps.items()}
+    tokens = results.settings["bridge"]["ridge_tokens"]
+    seen = f"{tokens} token{'' if tokens == 1 else 's'}, validation windows of the sweep"
+    return {layer: None if value is None else 1.0 - value for layer, value in fvu.items()}, seen
 
 
 def limits_of(results: StudyResults, predicted: Json | None) -> list[str]:

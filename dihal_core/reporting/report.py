@@ -30,7 +30,7 @@ from dihal_core.reporting.results import Json, StudyResults, load_results, witho
 from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
-TEMPLATES_SHA256 = "b1ecc7eb1841102fd9e6809c30679d6ce37c24362975e42ebe6c209a742dce6e"
+TEMPLATES_SHA256 = "784e75067bc398d761b099e9baa745fd86fff1603f6aa39085749a35e2aa8b3a"
 """Digest of the template files. Keys cover Python sources only; through this constant they cover the templates too."""
 
 

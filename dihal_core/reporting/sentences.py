@@ -42,6 +42,10 @@ def control_sentences(predicted: Json | None) -> list[Json]:
         text = f"The score adds nothing beyond {either(nothing)} that this study can show"
         many = "these" if len(nothing) > 1 else "it"
         sentences.append(_said("control", "predicted", f"{text}: its partial correlation given {many} covers 0."))
+    against = [item for item in predicted["partial"] if item["value"]["high"] < 0]
+    for item in against:
+        text = f"Given {item['label']} the score points the wrong way: partial correlation"
+        sentences.append(_said("control", "predicted", f"{text} {interval_text(item['value'], decimals=2)}."))
     return sentences
 
 
@@ -142,15 +146,14 @@ def gap_sentence(layers: list[int]) -> Json:
 
 
 def lead_sentences(sentences: list[Json]) -> list[Json]:
-    """Return the first lines of the report: controls that win, else what supports the method.
+    """Return the first lines of the report: cautions on the selection; controls that win, else what supports the method.
 
     At most three sentences on prediction, and one each on the hybrid (headline set) and the sweep.
     """
+    where = [item for item in sentences if item["about"] == "where"]
     for kind in ("control", "support", "caution"):
-        chosen = [item for item in sentences if item["kind"] == kind]
+        chosen = [item for item in sentences if item["kind"] == kind and item["about"] != "where"]
         if chosen:
-            about = {
-                name: [i for i in chosen if i["about"] == name] for name in ("where", "predicted", "hybrid", "sweep")
-            }
-            return about["where"] + about["predicted"][:3] + about["hybrid"][:1] + about["sweep"][:1]
-    return []
+            about = {name: [i for i in chosen if i["about"] == name] for name in ("predicted", "hybrid", "sweep")}
+            return where + about["predicted"][:3] + about["hybrid"][:1] + about["sweep"][:1]
+    return where

@@ -74,6 +74,9 @@ def layer_table(score: Json) -> Table:
         Column("top_dimension", "top dimension", "layer"),
         Column("top_dimension_share", "its trace share", "share"),
         Column("max_norm_ratio", "max norm / median"),
+        Column("position_0_norm_ratio", "norm at position 0 / median", help="on whole windows; the pool skips it"),
+        Column("massive_tokens", "massive tokens", "count", "of whole windows: norm above 10 times the median"),
+        Column("massive_at_position_0", "of these at position 0", "count"),
         Column("identity_ratio", "identity ratio", help="1 = stiffness holds no directional information", decimals=3),
     )
     selected = score["selected_layer"]
@@ -96,15 +99,18 @@ def metric_table(metrics: Json) -> Table:
     return Table("metrics", "Further metrics of every layer", columns, tuple(metrics["layers"]))
 
 
-def comparator_table(score: Json, metrics: Json | None = None) -> Table:
-    """Return the score of every candidate layer beside all its rivals, larger is sooner selected."""
+def comparator_table(score: Json, ridge: Mapping[int, float | None] | None = None, tokens: str = "one token") -> Table:
+    """Return the score of every candidate layer beside all its rivals, larger is sooner selected.
+
+    `ridge`: R squared of a ridge map from the embedding output by layer, of `tokens`.
+    """
     variants = score.get("variants") or {}
     names = [name for name in ordered(variants, PREDICTORS) if (variants[name] or {}).get("scores")]
-    ridge = {row["layer"]: row.get("ridge_r2") for row in (metrics or {}).get("layers", [])}
+    ridge = ridge or {}
     columns = (
         Column("layer", "layer", "layer"),
         *(Column(name, _label(name), decimals=2) for name in names),
-        *((Column("ridge_r2", "R\u00b2 of a ridge from the embedding (one token)", decimals=3),) if ridge else ()),
+        *((Column("ridge_r2", f"R\u00b2 of a ridge from the embedding ({tokens})", decimals=3),) if ridge else ()),
         Column("identity_ratio", "identity ratio", help="1 = stiffness holds no directional information", decimals=3),
     )
     rows, marks = [], []

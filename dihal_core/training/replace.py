@@ -164,10 +164,6 @@ def _train(
     if settings.replace.table and world.main:
         table = table_arm(source, layer, train_windows)
         arms |= {} if table is None else {"table": table}
-    if settings.replace.ridge_all and world.main:
-        bridge = settings.bridge
-        seen = seen_windows(settings.replace.training, train_windows, bridge.ridge_windows, settings.seed)
-        arms["ridge-all"], _ = wide_ridge_arm(source, layer, seen, bridge.ridge_penalty, progress)
     runs = train(
         learning,
         source,
@@ -181,4 +177,10 @@ def _train(
         SuffixObjective.of(source, layer, settings.bridge),
         world,
     )
+    if (
+        settings.replace.ridge_all and world.main
+    ):  # last: nothing waits for it, and a resumed training does not repeat it
+        bridge = settings.bridge
+        seen = seen_windows(settings.replace.training, train_windows, bridge.ridge_windows, settings.seed)
+        arms["ridge-all"], _ = wide_ridge_arm(source, layer, seen, bridge.ridge_penalty, progress)
     return arms, keep_trained(context.store, arms, runs, settings.bridge, layer, write=world.main)

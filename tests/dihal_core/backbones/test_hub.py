@@ -125,6 +125,14 @@ def test_what_cannot_be_studied_is_one_sentence_that_says_what_can(hub, files, m
         assert "a preset is a table in dihal_core/profiles/backbones.toml" in said
 
 
+@pytest.mark.parametrize(
+    "name", ["models/x--y", "org/x..y", "org/x.git", "org/x-", "org/" + "x" * 120, "org/mod\u00e8le"]
+)
+def test_a_name_that_no_hub_takes_is_refused_in_a_sentence(hub, name):
+    with pytest.raises(ConfigError, match=r"smollm2-135m"):
+        load_study("smoke", backbone=name)
+
+
 def test_a_hub_that_does_not_answer_is_no_wrong_name(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match=r"http://127\.0\.0\.1:9 does not answer for 'someone/small'"):

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from dihal_core.activations.names import GROUP, ROWS, pool_array
+from dihal_core.activations.names import GROUP, ROWS, SINKS, pool_array
 from dihal_core.config import StudySettings
 from dihal_core.geometry.protocol import build_geometry
 from dihal_core.geometry.score import build_score
@@ -52,6 +52,11 @@ def write_activations(home: Path, x: dict[int, np.ndarray] | None = None) -> Sta
             serializer=BytesCodec(endian="little"), compressors=[Crc32cCodec()],
         )  # fmt: skip
         array[:] = values
+    one = {"median_norm": 1.0, "position_0_norm_ratio": 22.0, "massive_tokens": 5, "massive_at_position_0": 4}
+    store.write_json(
+        SINKS,
+        {"windows": 4, "tokens": 40, "ratio": 10.0, "skipped_positions": 4, "layers": {str(k): one for k in arrays}},
+    )
     return store.finalize({}, {}, None)
 
 

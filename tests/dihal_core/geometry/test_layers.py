@@ -121,5 +121,8 @@ def test_notes_say_when_a_number_is_no_finding():
     x = np.random.default_rng(0).standard_normal((2, 60, 8))
     x[1, :45] = x[1, 0]
     notes = score_layers(x).notes()
-    assert any(note.startswith("layer 1: most neighbourhoods are of identical rows") for note in notes)
+    assert any(
+        note.startswith("layer 1: in most neighbourhoods nothing varies by more than eps (identical rows")
+        for note in notes
+    )
     assert not any(note.startswith("layer 0") for note in notes)

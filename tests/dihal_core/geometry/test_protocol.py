@@ -92,6 +92,8 @@ def test_diagnostics_name_outliers_duplicates_and_documents(script, activations,
     assert found[3]["outlier_trace_share"] > 0.5
     assert found[3]["top_dimension"] == 7
     assert found[3]["max_norm_ratio"] > 5
+    assert found[3]["massive_at_position_0"] == 4
+    assert found[3]["sink_windows"] == 4
     assert found[3]["documents"] == 40
     assert found[3]["effective_documents"] == pytest.approx(40.0)
     assert found[0]["intra_document_correlation"] < 0.1 < found[3]["intra_document_correlation"]

@@ -158,7 +158,8 @@ def test_the_worth_of_the_rows_is_told_for_the_selected_layer(score, script):
     assert 40 < found["effective_rows"] < 240
     assert 0 < found["intra_document_correlation"] < 1
     worth = (
-        f"The 240 rows behave like {found['effective_rows']:.0f} independent ones at layer {score['selected_layer']}"
+        f"Averaged over single dimensions, the 240 rows tell as much as {found['effective_rows']:.0f} independent ones at "
+        f"layer {score['selected_layer']}"
     )
     assert any(flag.startswith(worth) for flag in score["flags"])
 

@@ -83,6 +83,23 @@ def test_the_lead_is_about_controls_if_one_wins(data):
     assert lead_sentences([]) == []
 
 
+def test_an_unsettled_selection_leads_also_where_a_control_wins(data):
+    unsettled = {"kind": "caution", "about": "where", "text": "the selection is not settled"}
+    lead = lead_sentences([*control_sentences(predicted_answer(data["agreement"])), unsettled])
+    assert lead[0] is unsettled
+    assert lead[1]["kind"] == "control"
+    assert lead_sentences([unsettled]) == [unsettled]
+
+
+def test_a_score_that_points_the_wrong_way_given_a_control_is_a_control_that_wins(data):
+    for block in data["agreement"]["losses"].values():
+        block["partial"]["given_depth"] = {"value": -0.4, "low": -0.59, "high": -0.01, "p": 0.048}
+    found = texts(control_sentences(predicted_answer(data["agreement"])), "control")
+    assert any(
+        "points the wrong way: partial correlation \u22120.40 [\u22120.59, \u22120.01]" in text for text in found
+    )
+
+
 def test_gaps_are_named():
     assert "Layer 7 of the sweep" in gap_sentence([7])["text"]
     assert "Layers 3\u20135, 9 of the sweep" in gap_sentence([3, 4, 5, 9])["text"]
