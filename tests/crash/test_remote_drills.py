@@ -23,7 +23,8 @@ LONGER = ["replace.training.epochs=8", "replace.training.max_steps=60", "compute
 PUBLISH = """
 import sys
 from dihal_core.remote.link import share
-from dihal_core.store import StageStore, resolve_home, inspect_folder
+from dihal_core.inspection import inspect_folder
+from dihal_core.store import StageStore, resolve_home
 home = resolve_home("s3://dihal/runs")
 status = inspect_folder(home, "corpus", "k")
 if status.record is None:
@@ -147,14 +148,14 @@ def test_a_kill_between_data_and_manifest_leaves_no_store_and_the_next_run_finis
     assert not objects("k/manifest.json")
     arrived = len(objects(".bin"))
     assert arrived < 400
-    look = "from dihal_core.store import *; print(inspect_store(resolve_home(), 'corpus', 'k').state)"
+    look = "from dihal_core.inspection import inspect_store; from dihal_core.store import resolve_home; print(inspect_store(resolve_home(), 'corpus', 'k').state)"
     assert output(machine("second", "-c", look)).strip() == "absent"
     assert output(machine("first", "-c", look)).strip() == "unpublished"
     digest = output(machine("first", "-c", PUBLISH)).strip()
     assert output(machine("second", "-c", look)).strip() == "intact"
     assert len(objects(".bin")) == 400  # what had arrived was not sent under another name
     fetch = (
-        "from dihal_core.store import *; r = inspect_store(resolve_home(), 'corpus', 'k').record;"
+        "from dihal_core.inspection import inspect_folder, inspect_store; from dihal_core.store import resolve_home; r = inspect_store(resolve_home(), 'corpus', 'k').record;"
         "print(inspect_folder(r.path.parent.parent, 'corpus', 'k').record.digest)"
     )
     assert output(machine("second", "-c", fetch)).strip() == digest
@@ -164,7 +165,7 @@ def test_two_machines_that_publish_one_key_at_once_leave_one_whole_store(machine
     both = [machine(name, "-c", PUBLISH) for name in ("first", "second")]
     said = {output(process).strip() for process in both}
     assert len(said) == 1
-    fetch = "from dihal_core.store import *; print(inspect_store(resolve_home(), 'corpus', 'k').record.path)"
+    fetch = "from dihal_core.inspection import inspect_store; from dihal_core.store import resolve_home; print(inspect_store(resolve_home(), 'corpus', 'k').record.path)"
     output(machine("third", "-c", fetch))
     assert len(objects("corpus/k/manifest.json")) == 1
     assert len(objects(".bin")) == 400  # the other attempt was removed
