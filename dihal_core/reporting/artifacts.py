@@ -5,14 +5,8 @@ from collections.abc import Mapping, Sequence
 from dihal_core.reporting.formatting import integer
 from dihal_core.reporting.results import Json, keyed
 from dihal_core.reporting.tables import Table
-from dihal_core.reporting.tables_locate import (
-    layer_table,
-    loss_table,
-    metric_table,
-    predictor_table,
-    rule_table,
-    sweep_table,
-)
+from dihal_core.reporting.tables_agreement import loss_table, predictor_table, rule_table, sweep_table
+from dihal_core.reporting.tables_locate import layer_table, metric_table
 from dihal_core.reporting.tables_seeds import seed_tables, seeds_of
 from dihal_core.reporting.tables_study import (
     corpus_table,

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dihal_core.reporting import tables_agreement as agreed
 from dihal_core.reporting import tables_cost as costs
 from dihal_core.reporting import tables_locate as locate
 from dihal_core.reporting import tables_study as study
@@ -156,11 +157,11 @@ def tables_of(results: StudyResults) -> dict[str, Table]:
         found += [make(results.score) for make in (locate.layer_table, locate.variant_table, locate.stability_table)]
         found.append(locate.comparator_table(results.score, *_swept_ridge(results)))
     if results.sweeps or results.gaps:
-        found += [locate.sweep_table(results.sweeps, results.gaps, selected), locate.sweep_long_table(results.sweeps)]
+        found += [agreed.sweep_table(results.sweeps, results.gaps, selected), agreed.sweep_long_table(results.sweeps)]
     if study.vae_rows(results):
         found.append(study.vae_table(results))
     if results.agreement is not None:
-        makers = (locate.loss_table, locate.predictor_table, locate.rule_table, locate.partial_table)
+        makers = (agreed.loss_table, agreed.predictor_table, agreed.rule_table, agreed.partial_table)
         found += [make(results.agreement) for make in makers]
         found += seed_tables(results.agreement)
     if results.replace is not None:

@@ -5,7 +5,8 @@ from typing import Any
 from dihal_core.reporting.questions import HEADLINE_LOSS
 from dihal_core.reporting.results import Json
 from dihal_core.reporting.tables import Column, Table
-from dihal_core.reporting.tables_locate import LOSSES, ordered
+from dihal_core.reporting.tables_agreement import LOSSES
+from dihal_core.reporting.tables_locate import ordered
 
 
 def seeds_of(agreement: Json | None) -> Json | None:
