@@ -17,7 +17,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 HOME_OF_STUDY ?=
-PYTEST_FLAGS ?=
 STUDY := $(if $(HOME_OF_STUDY),--home $(HOME_OF_STUDY)) --profile $(PROFILE) --seed $(SEED) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(SET),--set $(SET))
 
 .PHONY: help types study test test-slow test-gpu style links audit secrets check bench coverage ci slow-twice quickstart image up down plan install clean
@@ -41,7 +40,7 @@ test: $(STAMP)-test style
 ## make test-slow  crash drills and the end-to-end study with a real server and worker (minutes)
 test-slow: $(STAMP)-test
 	@$(PIP) -e ".[test,dask,ray]" # without them the cluster tests would be skipped
-	@$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -m slow
 
 ## make test-gpu   tests that need a CUDA device
 test-gpu: $(STAMP)-test
@@ -89,9 +88,11 @@ ci:
 	@for part in check test slow-twice quickstart; do began=$$SECONDS; $(MAKE) --no-print-directory $$part || exit 1; \
 		echo "== $$part: $$(( (SECONDS - began + 30) / 60 )) min, so far $$(( (SECONDS + 30) / 60 )) min"; done
 
-slow-twice:
-	@$(MAKE) --no-print-directory test-slow || { echo "== slow tests that failed are run again, by themselves"; \
-		$(MAKE) --no-print-directory test-slow PYTEST_FLAGS="--last-failed --last-failed-no-failures=none"; }
+slow-twice: $(STAMP)-test
+	@$(PIP) -e ".[test,dask,ray]"
+	@$(BIN)/python -m pytest -m slow -rs; code=$$?; test $$code -eq 1 || exit $$code; \
+		echo "== slow tests that failed are run again, by themselves"; \
+		$(BIN)/python -m pytest -m slow --last-failed --last-failed-no-failures=none
 
 # Afterwards the plan must find every stage cached.
 quickstart: $(STAMP)
