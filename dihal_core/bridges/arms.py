@@ -1,4 +1,4 @@
-"""The arms of one layer together: built, saved and loaded. Names: bridge, regressor, ridge, ridge-all, skip, table.
+"""The arms of one layer together: built, saved and loaded. Names: bridge, regressor, ridge, ridge-1, ridge-all, skip, table.
 
 Weights are safetensors, settings JSON; nothing is pickled. The frozen frame is stored once.
 """
@@ -18,7 +18,7 @@ from dihal_core.bridges.frame import Arm, BasedArm, Frame
 from dihal_core.bridges.registry import make_bridge
 from dihal_core.bridges.regressor import Regressor, RidgeArm, SkipArm
 from dihal_core.bridges.table import TableArm
-from dihal_core.bridges.wide_ridge import WideRidgeArm
+from dihal_core.bridges.wide_ridge import NarrowRidgeArm, WideRidgeArm
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import ArtifactError, ConfigError, nearest
 from dihal_core.files import dump_json, write_atomically
@@ -41,6 +41,7 @@ def make_arm(name: str, settings: BridgeSettings, frame: Frame, seed: int) -> Ar
         "regressor": lambda: Regressor(settings, frame),
         "ridge": lambda: RidgeArm(frame),
         "ridge-all": lambda: WideRidgeArm(frame),
+        "ridge-1": lambda: NarrowRidgeArm(frame),
         "skip": lambda: SkipArm(frame),
         "table": lambda: TableArm(frame),
     }

@@ -131,3 +131,29 @@ def fit_ridge(factor: RidgeFactor, cross: CrossSums) -> RidgeBase:
     base.weight_FD.copy_(weight_FD)
     base.bias_D.copy_(mean_D - factor.centre_F @ weight_FD)
     return base
+
+
+def narrowed(base: RidgeBase, factor: RidgeFactor, tokens: int = 1) -> RidgeBase:
+    r"""Return the ridge map on the last `tokens` tokens alone, from the factorisation that `base` was solved with.
+
+    The current token's features come first, so the leading block of the Cholesky factor is the factor of theirs, and
+    :math:`X_c^\top Y = L L^\top W`: one product and two small triangular solves, no second look at the data. The absolute
+    penalty is that of `base`.
+
+    Raises
+    ------
+    ValueError
+        If `base` sees fewer tokens.
+    """
+    if not 1 <= tokens <= base.tokens:
+        raise ValueError(f"tokens {tokens} is outside 1..{base.tokens}, what the base sees")
+    width = base.bias_D.numel()
+    seen = tokens * width
+    lower_FF = factor.cholesky_FF.double()
+    centred_FD = lower_FF[:seen] @ (lower_FF.T @ base.weight_FD.double())
+    weight_FD = torch.cholesky_solve(centred_FD, lower_FF[:seen, :seen]).float()
+    mean_D = base.bias_D + factor.centre_F @ base.weight_FD
+    found = RidgeBase(width, tokens).to(weight_FD.device)
+    found.weight_FD.copy_(weight_FD)
+    found.bias_D.copy_(mean_D - factor.centre_F[:seen] @ weight_FD)
+    return found

@@ -1,4 +1,4 @@
-"""The ridge map fitted on every window a bridge was trained on: the control with as much evidence as the bridge.
+"""Ridge maps beside the frozen base: fitted on every window a bridge was trained on, or on one token alone.
 
 The frozen base that bridges start from is fitted on the first `bridge.ridge_windows` training windows, which is enough
 for a start and cheap. Next to a trained bridge it has seen less, and a ratio to it flatters the bridge. This arm
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dihal_core.bridges.fitting import CHUNK_WINDOWS, States
 from dihal_core.bridges.frame import BasedArm, Frame
-from dihal_core.bridges.linear import CrossSums, GramSums, RidgeBase, fit_ridge, lagged
+from dihal_core.bridges.linear import CrossSums, GramSums, RidgeBase, RidgeFactor, fit_ridge, lagged, narrowed
 from dihal_core.bridges.standardise import state_mask
 from dihal_core.errors import NumericsError
 from dihal_core.progress import Progress, silent
@@ -41,6 +41,24 @@ class WideRidgeArm(BasedArm):
     def estimate(self, condition_BTD: Tensor, base_BTD: Tensor, steps: int, sequence_B: Tensor, seed: int) -> Tensor:
         """Apply the map; the base, `steps`, `sequence_B` and `seed` play no part."""
         return self.map(condition_BTD)
+
+
+class NarrowRidgeArm(WideRidgeArm):
+    """The ridge map on the current token alone: what the earlier tokens add is seen beside it."""
+
+    kind: ClassVar[str] = "ridge-1"
+
+    def __init__(self, frame: Frame):
+        super().__init__(frame)
+        self.map = RidgeBase(frame.width, 1)
+
+
+@torch.no_grad()
+def narrow_ridge(frame: Frame, factor: RidgeFactor) -> NarrowRidgeArm:
+    """Return the map on one token, solved with the factor of the frame's own ridge (see `narrowed`)."""
+    arm = NarrowRidgeArm(frame).to(factor.centre_F.device)
+    arm.map = narrowed(frame.ridge, factor)
+    return arm.eval()
 
 
 @torch.no_grad()

@@ -71,6 +71,10 @@ class SweepSettings(Settings):
         "first is the study's seed; more give intervals (ours).",
     )
     regressor_layers: int = Field(5, ge=0, description="Layers, evenly spread, that also train the regressor (ours).")
+    ridge_1: bool = Field(
+        False,
+        description="Also measure the ridge map on the current token alone, beside that on bridge.ridge_tokens (ours).",
+    )
     likelihood_sequences: int = Field(
         16, ge=0, description="Validation windows pushed through the suffix for KL/NLL at every layer (ours)."
     )
@@ -99,6 +103,10 @@ class ReplaceSettings(Settings):
     regressor: bool = Field(True, description="Also train the deterministic regressor on the same batches (ours).")
     table: bool = Field(
         False, description="Also fit and evaluate the per-token table, a control without context (ours)."
+    )
+    ridge_1: bool = Field(
+        False,
+        description="Also measure the ridge map on the current token alone, beside that on bridge.ridge_tokens (ours).",
     )
     ridge_all: bool = Field(
         False,

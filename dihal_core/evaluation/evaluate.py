@@ -76,7 +76,7 @@ def make_hybrids(
 ) -> dict[str, Hybrid]:
     """Return hybrids in reading order: `bridge@K` for every K, then the controls that exist."""
     found = {f"bridge@{steps}": Hybrid(backbone, layer, arms["bridge"], steps, seed) for steps in sampling_steps}
-    for name in ("regressor", "ridge", "ridge-all", "table", "skip"):
+    for name in ("regressor", "ridge", "ridge-1", "ridge-all", "table", "skip"):
         if name in arms:
             found[name] = Hybrid(backbone, layer, arms[name], 1, seed)
     return found

@@ -14,7 +14,7 @@ from dihal_core.evaluation.intervals import DocumentBootstrap, bits, perplexity,
 from dihal_core.seeding import stream
 
 TEACHER = "teacher"
-CONTROLS = ("ridge", "ridge-all", "regressor", "table", "skip")
+CONTROLS = ("ridge", "ridge-1", "ridge-all", "regressor", "table", "skip")
 
 
 def summarise(

@@ -12,6 +12,7 @@ ARM_NAMES = {
     "teacher": "teacher (the backbone itself)",
     "regressor": "regressor, same size, no diffusion",
     "ridge": "ridge regression, no training",
+    "ridge-1": "ridge regression on the current token, no training",
     "ridge-all": "ridge regression on all windows, no training",
     "table": "mean state of each token, no context",
     "skip": "embedding put into the layer",

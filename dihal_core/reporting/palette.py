@@ -35,6 +35,7 @@ ARM_ROLES = {
     "bridge": "observed",
     "regressor": "regressor",
     "ridge": "ridge",
+    "ridge-1": "ridge",
     "ridge-all": "ridge",
     "table": "muted",
     "skip": "skip",
@@ -44,21 +45,31 @@ ARM_MARKERS = {
     "bridge": "o",
     "regressor": "^",
     "ridge": "D",
+    "ridge-1": "p",
     "ridge-all": "d",
     "table": "v",
     "skip": "X",
 }
-ARM_LINES = {"bridge": "-", "regressor": "-.", "ridge": "--", "ridge-all": "--", "table": ":", "skip": ":"}
+ARM_LINES = {
+    "bridge": "-",
+    "regressor": "-.",
+    "ridge": "--",
+    "ridge-1": "--",
+    "ridge-all": "--",
+    "table": ":",
+    "skip": ":",
+}
 ARM_LABELS = {
     "teacher": "teacher",
     "bridge": "bridge (diffusion)",
     "regressor": "regressor (no diffusion)",
     "ridge": "ridge map",
+    "ridge-1": "ridge map, 1 token",
     "ridge-all": "ridge map, all windows",
     "table": "per-token table (no context)",
     "skip": "skip (embedding only)",
 }
-ARM_ORDER = ("teacher", "bridge", "regressor", "ridge", "ridge-all", "table", "skip")
+ARM_ORDER = ("teacher", "bridge", "regressor", "ridge", "ridge-1", "ridge-all", "table", "skip")
 
 
 def arm_kind(arm: str) -> str:

@@ -72,7 +72,7 @@ def quality_sentences(hybrid: list[Json]) -> list[Json]:
     for block in hybrid:
         primary = next((arm["arm"] for arm in block["arms"] if arm_kind(arm["arm"]) == "bridge"), None)
         for item in block["comparisons"]:
-            if item["left"] != primary or item["right"] not in ("ridge", "ridge-all", "regressor", "table"):
+            if item["left"] != primary or item["right"] not in ("ridge", "ridge-1", "ridge-all", "regressor", "table"):
                 continue
             if item["right"] == "table" and item["verdict"] == "better":
                 continue  # a control without context: worth a sentence only where it is not beaten

@@ -50,6 +50,7 @@ def sweep_table(
     shown = (
         ("bridge", "fvu", "bridge FVU"),
         ("ridge", "fvu", "ridge FVU"),
+        *((("ridge-1", "fvu", "1-token ridge FVU"),) if any("ridge-1" in b["arms"] for b in sweeps.values()) else ()),
         ("regressor", "fvu", "regressor FVU"),
         ("table", "fvu", "per-token table FVU"),
         ("skip", "fvu", "skip FVU"),

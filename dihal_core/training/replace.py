@@ -15,7 +15,9 @@ from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
+from dihal_core.bridges.linear import RidgeFactor
 from dihal_core.bridges.splits import split_by_document
+from dihal_core.bridges.wide_ridge import narrow_ridge
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress, silent
 from dihal_core.stages import StageContext
@@ -51,9 +53,9 @@ def build_replace(context: StageContext) -> dict[str, Any]:
     clock = [time.monotonic()]
     phases = Phases(context.progress, SHARES)
     layer = require_layer(context.values["layer"], settings.backbone.num_layers, settings.backbone.name)
-    source, facts, train_windows, validation = _prepare(context, layer, phases)
+    source, facts, train_windows, validation, factor = _prepare(context, layer, phases)
     clock.append(time.monotonic())
-    arms, trained = _arms(context, layer, source, facts, train_windows, validation, phases.of("train"))
+    arms, trained = _arms(context, layer, source, facts, train_windows, validation, factor, phases.of("train"))
     clock.append(time.monotonic())
     errors = validation_errors(arms, source, validation, facts, settings.replace.outlier_ratio, phases.of("validate"))
     nothing = {"parameters": 0, "steps": 0, "tokens": 0, "flops": 0}
@@ -82,8 +84,8 @@ def build_replace(context: StageContext) -> dict[str, Any]:
 
 def _prepare(
     context: StageContext, layer: int, phases: Phases
-) -> tuple[BatchSource, LayerFacts, np.ndarray, np.ndarray]:
-    """Return the batch source with its fitted frame, the layer's facts, training and validation windows."""
+) -> tuple[BatchSource, LayerFacts, np.ndarray, np.ndarray, RidgeFactor]:
+    """Return the batch source with its fitted frame, the layer's facts, training and validation windows, the factor."""
     settings = context.settings
     windows = load_windows(context.inputs["corpus"], "train")
     backbone = load_backbone(
@@ -114,7 +116,7 @@ def _prepare(
         f"layer {layer}",
         phases.of("layer"),
     )
-    return source.with_frame(frame), facts, train_windows, validation
+    return source.with_frame(frame), facts, train_windows, validation, factor
 
 
 def _arms(
@@ -124,6 +126,7 @@ def _arms(
     facts: LayerFacts,
     train_windows: np.ndarray,
     validation: np.ndarray,
+    factor: RidgeFactor,
     progress: Progress,
 ) -> tuple[dict[str, Arm], Trained]:
     device = source.frame.sink_D.device
@@ -131,15 +134,15 @@ def _arms(
     if count > 1 and find_trained(context.store, device) is None:
         train_together(train_share, context, 0, count, device.type, progress)
     found = find_trained(context.store, device)
-    return found or _train(context, layer, source, facts, train_windows, validation, progress)
+    return found or _train(context, layer, source, facts, train_windows, validation, factor, progress)
 
 
 def train_share(context: StageContext, index: int, world: World) -> None:
     """Train the arms as one of several processes; the main one commits. `index` is 0, there is one training."""
     use_threads(context.settings.replace.threads)
     layer = int(context.values["layer"])
-    source, facts, train_windows, validation = _prepare(context, layer, Phases(silent, SHARES))
-    _train(context, layer, source, facts, train_windows, validation, context.progress, world)
+    source, facts, train_windows, validation, factor = _prepare(context, layer, Phases(silent, SHARES))
+    _train(context, layer, source, facts, train_windows, validation, factor, context.progress, world)
 
 
 def _train(
@@ -149,6 +152,7 @@ def _train(
     facts: LayerFacts,
     train_windows: np.ndarray,
     validation: np.ndarray,
+    factor: RidgeFactor,
     progress: Progress,
     world: World = ALONE,
 ) -> tuple[dict[str, Arm], Trained]:
@@ -164,6 +168,8 @@ def _train(
     if settings.replace.table and world.main:
         table = table_arm(source, layer, train_windows)
         arms |= {} if table is None else {"table": table}
+    if settings.replace.ridge_1 and settings.bridge.ridge_tokens > 1 and world.main:
+        arms["ridge-1"] = narrow_ridge(source.frame, factor)
     runs = train(
         learning,
         source,

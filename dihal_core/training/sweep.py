@@ -17,6 +17,7 @@ from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.fitting import LayerFacts, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.ridge import SharedRidge, load_ridge
+from dihal_core.bridges.wide_ridge import narrow_ridge
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress, silent
 from dihal_core.seeding import training_seed
@@ -77,7 +78,10 @@ def build_sweep(context: StageContext) -> dict[str, Any]:
     measurement = Measurement(context, layer, source, facts, shared, phases)
     (arms, trained), *others = trainings
     table = table_arm(source, layer, shared.train)
-    result = measurement.first(arms if table is None else {**arms, "table": table}, trained)
+    extra: dict[str, Arm] = {} if table is None else {"table": table}
+    if settings.sweep.ridge_1 and settings.bridge.ridge_tokens > 1:
+        extra["ridge-1"] = narrow_ridge(source.frame, shared.factor)
+    result = measurement.first({**arms, **extra}, trained)
     if table is None:
         result["flags"].append(NO_TABLE.format(layer=layer))
     further = [

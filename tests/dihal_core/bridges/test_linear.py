@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dihal_core.bridges.linear import CrossSums, GramSums, RidgeBase, fit_ridge, lagged
+from dihal_core.bridges.linear import CrossSums, GramSums, RidgeBase, fit_ridge, lagged, narrowed
 from dihal_core.errors import NumericsError
 
 D, J = 24, 3
@@ -84,3 +84,30 @@ def test_the_base_is_frozen_and_causal(data):
 def test_a_gram_matrix_without_rows_is_refused():
     with pytest.raises(NumericsError, match="raise bridge.ridge_penalty"):
         GramSums(4, torch.device("cpu")).factorise(1e-3)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_the_map_on_fewer_tokens_is_the_ridge_of_these_features_with_the_same_penalty(data, tokens):
+    condition, target, mask = data
+    gram, cross = GramSums(J * D, condition.device), CrossSums(D, J, condition.device, torch.float32)
+    gram.add(lagged(condition, J)[mask])
+    cross.add(condition, target * mask[..., None])
+    factor = gram.factorise(1e-3)
+    found = narrowed(fit_ridge(factor, cross), factor, tokens)
+    x_NF, y_ND = (values[mask].double().numpy() for values in (lagged(condition, tokens), target))
+    x, y = x_NF - x_NF.mean(0), y_ND - y_ND.mean(0)
+    weight = np.linalg.solve(x.T @ x + factor.penalty * np.eye(tokens * D), x.T @ y)
+    assert found.tokens == tokens
+    assert found.weight_FD.numpy() == pytest.approx(weight, rel=1e-3, abs=1e-4)
+    assert found.bias_D.numpy() == pytest.approx(y_ND.mean(0) - x_NF.mean(0) @ weight, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [0, J + 1])
+def test_a_map_on_more_tokens_than_its_base_is_refused(data, tokens):
+    condition, target, mask = data
+    gram, cross = GramSums(J * D, condition.device), CrossSums(D, J, condition.device, torch.float32)
+    gram.add(lagged(condition, J)[mask])
+    cross.add(condition, target * mask[..., None])
+    factor = gram.factorise(1e-3)
+    with pytest.raises(ValueError, match=r"outside 1\.\.3"):
+        narrowed(fit_ridge(factor, cross), factor, tokens)

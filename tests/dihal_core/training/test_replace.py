@@ -73,6 +73,16 @@ def test_the_ridge_map_of_all_windows_stands_beside_the_arms_and_moves_none(fini
     assert "ridge-all" in load_arms(record.path / "arms")
 
 
+def test_the_ridge_map_on_one_token_stands_beside_the_arms_and_is_kept(finished, request_in, smoke):
+    settings = smoke.model_copy(update={"replace": smoke.replace.model_copy(update={"ridge_1": True})})
+    record = ensure(request_in("replace", settings, values={"layer": 2}))
+    found = json.loads((record.path / "replace.json").read_bytes())
+    narrow = found["arms"].pop("ridge-1")
+    assert found == finished[1]
+    assert narrow["fvu"] != found["arms"]["ridge"]["fvu"]
+    assert load_arms(record.path / "arms")["ridge-1"].map.tokens == 1
+
+
 def test_a_base_of_few_windows_is_weaker_than_the_ridge_map_of_all(request_in, smoke):
     settings = smoke.model_copy(
         update={

@@ -140,3 +140,17 @@ def test_a_kill_loses_no_more_than_one_seed(request_in, three_seeds, stop_at, ca
     partial = Path(request.home) / request.stage / f"{request.key}.partial"
     assert len(list((partial / "commits").glob("trained*.json"))) == trained
     assert ensure(request).digest == straight
+
+
+def test_the_ridge_map_on_one_token_stands_beside_the_arms_and_moves_none(result, study, smoke):
+    from dihal_core.study import request_for
+
+    home, records = study
+    settings = smoke.model_copy(update={"sweep": smoke.sweep.model_copy(update={"ridge_1": True})})
+    record = ensure(request_for("sweep", settings, home, records, 1))
+    sweep = json.loads((record.path / "sweep.json").read_bytes())
+    narrow = sweep["arms"].pop("ridge-1")
+    sweep["per_document"].pop("ridge-1")
+    assert sweep == result[1]
+    assert narrow["steps"] == 0
+    assert sweep["arms"]["ridge"]["fvu"] != narrow["fvu"] < sweep["arms"]["skip"]["fvu"]
