@@ -10,6 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dihal_core.errors import ConfigError, nearest
 from flows import server
+from flows.ours import every
 from tasks.slots import ensure_limits, visible_gpus
 
 Schedules = dict[str, tuple[Any, Any]]
@@ -19,16 +20,16 @@ GPU_QUEUE = "gpu"
 
 
 def deployment_names(client: SyncPrefectClient) -> list[str]:
-    """Return `<flow>/<deployment>` of everything deployed, sorted."""
-    flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
-    return sorted(f"{flows[item.flow_id]}/{item.name}" for item in client.read_deployments(limit=200))
+    """Return `<flow>/<deployment>` of every deployment of our flows, sorted."""
+    flows = {flow.id: flow.name for flow in every(client.read_flows)}
+    return sorted(f"{flows[item.flow_id]}/{item.name}" for item in every(client.read_deployments))
 
 
 def schedules(client: SyncPrefectClient) -> Schedules:
-    """Return every schedule that has a slug."""
+    """Return every schedule of our flows that has a slug."""
     return {
         item.slug: (deployment.id, item)
-        for deployment in client.read_deployments(limit=200)
+        for deployment in every(client.read_deployments)
         for item in deployment.schedules
         if item.slug
     }
@@ -74,7 +75,7 @@ def operate(
 
 
 def switch_schedules(client: SyncPrefectClient, wanted: Iterable[str]) -> list[str]:
-    """Turn the schedules named in `wanted` on and all others off; return those that run.
+    """Turn the schedules named in `wanted` on and all others of our flows off; return those that run.
 
     Prefect 3.8 empties the parameters of a schedule whose `active` alone is changed (as its UI does), so they are
     sent along.
