@@ -64,7 +64,9 @@ def automate() -> None:
 
 def main() -> None:
     """Bucket, pools, deployments, automations, in this order."""
-    home = os.environ.get("DIHAL_HOME", "")
+    home = os.environ.get("DIHAL_HOME", "").strip()
+    if not home:
+        sys.exit("dihal: DIHAL_HOME is not set, and every deployment keeps it; give a folder or s3://bucket/prefix")
     if home.startswith("s3://"):
         make_bucket(home)
     for pool in pools(PREFECT_FILE):
