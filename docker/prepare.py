@@ -42,14 +42,13 @@ def pools(prefect_file: Path) -> list[str]:
 
 def deploy() -> None:
     """Apply all deployments; the file turns every schedule off, so those that ran are turned on again."""
-    from flows.operating import active_schedules, restore_schedules
+    from flows.operating import keep_schedules
 
-    url = os.environ["PREFECT_API_URL"]
-    before = active_schedules(url)
     try:
-        prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
-    finally:
-        restore_schedules(url, before)
+        with keep_schedules(os.environ["PREFECT_API_URL"], lambda line: sys.stdout.write(f"{line}\n")):
+            prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
+    except DihalError as error:
+        sys.exit(f"dihal: {error}")
 
 
 def automate() -> None:
