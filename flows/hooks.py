@@ -118,12 +118,12 @@ def mark_lost_tasks(client: SyncPrefectClient, flow_run_id: UUID | None = None, 
 def mark_earlier_lost_tasks(starting: str | None = None) -> None:
     """Mark the task runs of earlier attempts of the run that is `starting`, then those of all runs that ended badly.
 
-    A server that is busy or silent costs a warning and at most about twice `PATIENCE_SECONDS`.
+    A server that is busy or silent costs a warning and at most about three times `PATIENCE_SECONDS`.
     """
     until = time.monotonic() + PATIENCE_SECONDS
     try:
         with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
             get_client(
                 sync_client=True, httpx_settings={"timeout": (PATIENCE_SECONDS / 5, *[PATIENCE_SECONDS] * 3)}
             ) as client,
