@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dihal_core.errors import ArtifactError, ResourceError
+from dihal_core.errors import ArtifactError, ConfigError, ResourceError
 from dihal_core.files import MANIFEST, dump_json, hash_files, store_digest, write_atomically
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,16 @@ def resolve_home(home: str | os.PathLike[str] | None = None) -> Path:
     Raises
     ------
     ConfigError
-        For a URL that carries credentials or options, or names no bucket or folder.
+        For a URL that carries credentials or options, or names no bucket or folder; for one that is given but empty,
+        as a deployment's is that was applied without it.
     """
-    value = str(home or os.environ.get("DIHAL_HOME") or "runs")
+    value = os.environ.get("DIHAL_HOME", "runs") if home is None else str(home)
+    if not value.strip():
+        raise ConfigError(
+            f"{'DIHAL_HOME' if home is None else '--home'} is given but empty, which names no place for stores; give a "
+            "folder or s3://bucket/prefix, or leave it out for ./runs. Deployments keep the DIHAL_HOME they were applied "
+            "with: apply them again with it set (`DIHAL_HOME=... prefect deploy --all ...`, or `dihal up`)"
+        )
     if "://" in value:
         from dihal_core.remote.address import working_copy
 

@@ -42,14 +42,13 @@ def pools(prefect_file: Path) -> list[str]:
 
 def deploy() -> None:
     """Apply all deployments; the file turns every schedule off, so those that ran are turned on again."""
-    from flows.operating import active_schedules, restore_schedules
+    from flows.operating import keep_schedules
 
-    url = os.environ["PREFECT_API_URL"]
-    before = active_schedules(url)
     try:
-        prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
-    finally:
-        restore_schedules(url, before)
+        with keep_schedules(os.environ["PREFECT_API_URL"], lambda line: sys.stdout.write(f"{line}\n")):
+            prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE))
+    except DihalError as error:
+        sys.exit(f"dihal: {error}")
 
 
 def automate() -> None:
@@ -64,7 +63,9 @@ def automate() -> None:
 
 def main() -> None:
     """Bucket, pools, deployments, automations, in this order."""
-    home = os.environ.get("DIHAL_HOME", "")
+    home = os.environ.get("DIHAL_HOME", "").strip()
+    if not home:
+        sys.exit("dihal: DIHAL_HOME is not set, and every deployment keeps it; give a folder or s3://bucket/prefix")
     if home.startswith("s3://"):
         make_bucket(home)
     for pool in pools(PREFECT_FILE):

@@ -240,12 +240,11 @@ def _up(arguments: argparse.Namespace) -> int:
     server.write_prefect_toml(home, url, project)
     from flows import operating  # Prefect's client: seconds to import
 
-    gpus, before = operating.chosen_gpus(arguments.gpus), operating.active_schedules(url)
+    gpus = operating.chosen_gpus(arguments.gpus)
     server.ensure_worker(home, url, console.say, gpus)
-    try:
+    # neither a file with a mistake nor a misspelt --schedules may stop what runs every night
+    with operating.keep_schedules(url, console.say) as before:
         server.deploy(home, url, project, console.say)
-    finally:  # neither a file with a mistake nor a misspelt --schedules may stop what runs every night
-        operating.restore_schedules(url, before)
     automations.apply_automations(url, project, console.say)
     operating.operate(home, url, arguments.schedules, before, gpus, console.say)
     console.say(f"Prefect UI: {url.removesuffix('/api')}")

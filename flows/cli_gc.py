@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
         type=float,
         default=None,
         metavar="DAYS",
-        help="also list (with --delete: remove) flow runs of this home's server that ended more than DAYS ago",
+        help="also list (with --delete: remove) runs of our flows that ended more than DAYS ago, on the server",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -124,7 +124,7 @@ def _old_runs(home: Path, days: float, delete: bool) -> dict[str, Any]:
 
 
 def _runs_sentence(runs: dict[str, Any], delete: bool) -> str:
-    said = f"{runs['found']} flow runs ended more than {runs['days']:g} days ago" + (
+    said = f"{runs['found']} runs of our flows ended more than {runs['days']:g} days ago" + (
         f"; {runs['deleted']} removed" if delete else "; nothing was removed"
     )
     if runs["database"] is not None:

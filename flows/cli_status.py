@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _running_flows(home: Path) -> dict[str, Any] | None:
-    """Return what the server calls running, or None where none answers."""
+    """Return which runs of our flows the server calls running, or None where none answers."""
     from flows import server
 
     given = os.environ.get("PREFECT_API_URL")
@@ -44,10 +44,12 @@ def _running_flows(home: Path) -> dict[str, Any] | None:
     from prefect.client.schemas.objects import StateType
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    from flows.ours import every
+
     states = FlowRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING, StateType.CANCELLING]}}})
     try:
         with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-            runs = client.read_flow_runs(flow_run_filter=states, limit=200)
+            runs = every(client.read_flow_runs, flow_run_filter=states)
     except Exception as error:  # the stores tell the truth without it
         return {"flow_runs": [], "sentence": f"Prefect at {url} gave no flow runs ({type(error).__name__}: {error})"}
     return {

@@ -2,7 +2,7 @@
 
 Prefect leaves task runs Running for good when their process was killed. The hooks of every flow mark
 them Crashed; `mark_lost_tasks` does the same at the start of the next run for runs whose hooks never
-ran (process and worker killed together).
+ran (process and worker killed together). Runs of flows that are not ours are left alone.
 
 Nobody is told anything unless `DIHAL_NOTIFY_BLOCK`, or the Prefect variable `dihal_notify_block`,
 names a saved notification block, e.g. `slack-webhook/ops`. Hook arguments are called `flow`,
@@ -10,7 +10,9 @@ names a saved notification block, e.g. `slack-webhook/ops`. Hook arguments are c
 """
 
 import logging
+import math
 import os
+import time
 from typing import Any
 from uuid import UUID
 
@@ -27,9 +29,11 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Crashed
 from prefect.variables import Variable
+
+from flows.ours import our_flows
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,8 @@ ENDED = [StateType.CRASHED, StateType.CANCELLED, StateType.FAILED]
 LOST = "the process that ran this task has ended; what it had committed is kept and the next run goes on from there"
 MOST_AT_ONCE = 200
 """Task runs the server gives at a time."""
+PATIENCE_SECONDS = 15.0
+"""What the start of a run spends on marking task runs of dead processes."""
 
 
 def notification_block() -> str | None:
@@ -72,7 +78,7 @@ def tell(flow_run: FlowRun, state: State[Any]) -> bool:
     return True
 
 
-def mark_lost_tasks(client: SyncPrefectClient, flow_run_id: UUID | None = None) -> int:
+def mark_lost_tasks(client: SyncPrefectClient, flow_run_id: UUID | None = None, until: float = math.inf) -> int:
     """Set task runs that nobody runs any more to Crashed and return how many there were.
 
     Parameters
@@ -80,7 +86,9 @@ def mark_lost_tasks(client: SyncPrefectClient, flow_run_id: UUID | None = None) 
     client : SyncPrefectClient
         Of the server.
     flow_run_id : UUID, optional
-        The flow run they belong to; None: all flow runs that have ended badly.
+        The flow run they belong to; None: all runs of our flows that have ended badly.
+    until : float
+        Moment (`time.monotonic()`) at which to leave the rest to the next start.
     """
     chosen = (
         FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
@@ -89,31 +97,48 @@ def mark_lost_tasks(client: SyncPrefectClient, flow_run_id: UUID | None = None) 
     )
     unfinished = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=UNFINISHED)))
     marked: set[UUID] = set()
-    while True:  # marked ones leave the filter, so that the first page always holds those that are left
-        page = client.read_task_runs(flow_run_filter=chosen, task_run_filter=unfinished, limit=MOST_AT_ONCE)
+    while time.monotonic() < until:  # marked ones leave the filter: the first page always holds those that are left
+        page = client.read_task_runs(
+            flow_filter=our_flows() if flow_run_id is None else None,
+            flow_run_filter=chosen,
+            task_run_filter=unfinished,
+            limit=MOST_AT_ONCE,
+        )
         found = [run.id for run in page if run.id not in marked]
         for run in found:
+            if time.monotonic() >= until:
+                return len(marked)
             client.set_task_run_state(run, Crashed(message=LOST), force=True)
-        marked.update(found)
+            marked.add(run)
         if not found or len(page) < MOST_AT_ONCE:
-            return len(marked)
+            break
+    return len(marked)
 
 
 def mark_earlier_lost_tasks(starting: str | None = None) -> None:
-    """Mark the task runs of all runs that ended badly, and of earlier attempts of the run that is `starting`.
+    """Mark the task runs of earlier attempts of the run that is `starting`, then those of all runs that ended badly.
 
-    A server that is busy only costs a warning.
+    A server that is busy or silent costs a warning and at most about three times `PATIENCE_SECONDS`.
     """
+    until = time.monotonic() + PATIENCE_SECONDS
     try:
-        with get_client(sync_client=True) as client:
-            marked = mark_lost_tasks(client)
-            if starting is not None:
-                marked += mark_lost_tasks(client, UUID(starting))
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
+            get_client(
+                sync_client=True, httpx_settings={"timeout": (PATIENCE_SECONDS / 5, *[PATIENCE_SECONDS] * 3)}
+            ) as client,
+        ):
+            marked = mark_lost_tasks(client, UUID(starting), until) if starting is not None else 0
+            marked += mark_lost_tasks(client, until=until)
     except Exception as error:
         log.warning("could not look for task runs of dead processes (%s: %s)", type(error).__name__, error)
         return
     if marked:
         log.info("%d task runs of earlier, dead runs marked Crashed", marked)
+    if time.monotonic() >= until:
+        log.warning(
+            "not all task runs of dead processes could be marked in %g s; the next start goes on", PATIENCE_SECONDS
+        )
 
 
 def ended_badly(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:

@@ -1,49 +1,96 @@
 """What `dihal up` sets on the server beside deployments: the GPU queue, one slot per GPU, and which schedules run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from dihal_core.errors import ConfigError, nearest
+from dihal_core.errors import ConfigError, ResourceError, nearest
 from flows import server
+from flows.ours import every
 from tasks.slots import ensure_limits, visible_gpus
 
 Schedules = dict[str, tuple[Any, Any]]
 """Slug -> (deployment id, schedule)."""
 
 GPU_QUEUE = "gpu"
+BEFORE_DEPLOY = "dihal_schedules_before_deploy"
+"""Prefect variable: the schedules to turn on again, while a deploy is under way."""
 
 
 def deployment_names(client: SyncPrefectClient) -> list[str]:
-    """Return `<flow>/<deployment>` of everything deployed, sorted."""
-    flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
-    return sorted(f"{flows[item.flow_id]}/{item.name}" for item in client.read_deployments(limit=200))
+    """Return `<flow>/<deployment>` of every deployment of our flows, sorted."""
+    flows = {flow.id: flow.name for flow in every(client.read_flows)}
+    return sorted(f"{flows[item.flow_id]}/{item.name}" for item in every(client.read_deployments))
 
 
 def schedules(client: SyncPrefectClient) -> Schedules:
-    """Return every schedule that has a slug."""
+    """Return every schedule of our flows that has a slug."""
     return {
         item.slug: (deployment.id, item)
-        for deployment in client.read_deployments(limit=200)
+        for deployment in every(client.read_deployments)
         for item in deployment.schedules
         if item.slug
     }
 
 
-def active_schedules(url: str) -> set[str]:
-    """Return the slugs of the schedules that run now; a deploy would turn them off."""
+@contextmanager
+def keep_schedules(url: str, say: Callable[[str], None]) -> Iterator[set[str]]:
+    """Yield the slugs of the schedules that run, and turn them on again at the end: a deploy turns all off.
+
+    The server keeps them in the variable `BEFORE_DEPLOY` meanwhile. What a deploy that was killed had found running is
+    still there and counts as running at the next one, unless somebody has switched schedules since.
+
+    Raises
+    ------
+    ResourceError
+        If they cannot be turned on again; the deploy's own error goes before it.
+    """
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        return {slug for slug, (_, schedule) in schedules(client).items() if schedule.active}
+        before = {slug for slug, (_, schedule) in schedules(client).items() if schedule.active} | _remembered(client)
+        _remember(client, before)
+    try:
+        yield before
+    except BaseException:
+        try:
+            _restore(url, before)
+        except Exception as error:
+            say(_not_restored(before, error))
+        raise
+    try:
+        _restore(url, before)
+    except Exception as error:
+        raise ResourceError(_not_restored(before, error)) from error
 
 
-def restore_schedules(url: str, before: Iterable[str]) -> None:
-    """Turn on again what ran before a deploy, which turned all off; schedules the file no longer has are gone."""
+def _restore(url: str, before: set[str]) -> None:
+    """Turn on what ran before a deploy; schedules the file no longer has are gone."""
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        switch_schedules(client, set(before) & set(schedules(client)))
+        switch_schedules(client, before & set(schedules(client)))
+
+
+def _not_restored(before: set[str], error: Exception) -> str:
+    return (
+        f"schedules that ran before the deploy may be off: {', '.join(sorted(before)) or 'none'} ({type(error).__name__}: "
+        f"{error}); the next `dihal up`, or a restart of the stack, turns them on again"
+    )
+
+
+def _remembered(client: SyncPrefectClient) -> set[str]:
+    found = client.read_variable_by_name(BEFORE_DEPLOY)
+    return set(found.value) if found is not None and isinstance(found.value, list) else set()
+
+
+def _remember(client: SyncPrefectClient, before: set[str]) -> None:
+    if client.read_variable_by_name(BEFORE_DEPLOY) is not None:
+        client.update_variable(VariableUpdate(name=BEFORE_DEPLOY, value=sorted(before)))
+    elif before:
+        client.create_variable(VariableCreate(name=BEFORE_DEPLOY, value=sorted(before), tags=["dihal"]))
 
 
 def operate(
@@ -74,7 +121,7 @@ def operate(
 
 
 def switch_schedules(client: SyncPrefectClient, wanted: Iterable[str]) -> list[str]:
-    """Turn the schedules named in `wanted` on and all others off; return those that run.
+    """Turn the schedules named in `wanted` on and all others of our flows off; return those that run.
 
     Prefect 3.8 empties the parameters of a schedule whose `active` alone is changed (as its UI does), so they are
     sent along.
@@ -93,6 +140,8 @@ def switch_schedules(client: SyncPrefectClient, wanted: Iterable[str]) -> list[s
             client.update_deployment_schedule(
                 deployment, schedule.id, active=name in names, parameters=schedule.parameters
             )
+    with suppress(ObjectNotFound):  # this is the last word: nothing is left to turn on again
+        client.delete_variable_by_name(BEFORE_DEPLOY)
     return sorted(names)
 
 

@@ -1,8 +1,8 @@
 """How long the Prefect database remembers: the server's own clean-up, and removal on demand.
 
 A server started by `dihal` removes flow runs, with their logs and artifacts, 90 days after they ended
-(Prefect's `db_vacuum` service, off in a plain server). `dihal gc --prefect-days N` does it now. Stores
-and studies are not touched: they do not live in that database.
+(Prefect's `db_vacuum` service, off in a plain server). `dihal gc --prefect-days N` does it now, on any server,
+with runs of our flows only. Stores and studies are not touched: they do not live in that database.
 """
 
 import datetime
@@ -18,7 +18,6 @@ RETENTION = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(KEPT_DAYS * 86400),
 }
 """Environment of a server that forgets; what the operator set already wins."""
-BATCH = 100
 
 
 def retention_environment() -> dict[str, str]:
@@ -27,7 +26,7 @@ def retention_environment() -> dict[str, str]:
 
 
 def old_runs(home: Path, url: str | None, days: float, delete: bool) -> dict[str, Any]:
-    """Return how many flow runs ended more than `days` ago and, with `delete`, how many were removed.
+    """Return how many runs of our flows ended more than `days` ago and, with `delete`, how many were removed.
 
     Raises
     ------
@@ -63,12 +62,8 @@ def _ended_before(client: Any, moment: datetime.datetime) -> list[Any]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterEndTime
     from prefect.client.schemas.sorting import FlowRunSort
 
+    from flows.ours import every
+
     chosen = FlowRunFilter(end_time=FlowRunFilterEndTime.model_validate({"before_": moment}))
-    found: list[Any] = []
-    seen = 0
-    while True:
-        page = client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.ID_DESC, limit=BATCH, offset=seen)
-        found.extend(run.id for run in page if run.state is not None and run.state.is_final())
-        seen += len(page)
-        if len(page) < BATCH:
-            return found
+    found = every(client.read_flow_runs, flow_run_filter=chosen, sort=FlowRunSort.ID_DESC)
+    return [run.id for run in found if run.state is not None and run.state.is_final()]

@@ -5,6 +5,7 @@ loopback, telemetry is off. A port in use gets the next free one, which is print
 """
 
 import contextlib
+import ipaddress
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,13 +69,21 @@ def prefect_environment(home: Path, url: str | None = None) -> dict[str, str]:
 
 
 def healthy(url: str, timeout_s: float = 3.0) -> bool:
-    """Return True if a Prefect API answers at `url` (loopback only: no proxy is asked)."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Return True if a Prefect API answers at `url`: on loopback directly, elsewhere as the environment's proxies say."""
     try:
-        with opener.open(f"{url}/health", timeout=timeout_s) as reply:
+        proxies = [urllib.request.ProxyHandler({})] if _is_loopback(url) else []
+        with urllib.request.build_opener(*proxies).open(f"{url}/health", timeout=timeout_s) as reply:
             return reply.status == 200
     except (OSError, urllib.error.URLError, ValueError):
         return False
+
+
+def _is_loopback(url: str) -> bool:
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _read(home: Path, name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dihal_core.requests import StageRequest
 from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord
 from dihal_core.study import PUBLISHED
+from tasks.links import page_place, store_place
 from tasks.progress import artifact_key
 
 log = logging.getLogger(__name__)
@@ -34,15 +35,10 @@ def _footer(request: StageRequest, record: StageRecord) -> str:
     made = STAGES[request.stage].writes
     settings = {path: value for path, value in request.document["settings"].items() if path and path != "all"}
     return (
-        f"\n\n---\nStore: `{record.uri}`{_link(record)}  \n"
+        f"\n\n---\nStore: {store_place(record)}  \n"
         f"Holds: {made}  \nDigest: `{record.digest[:16]}`, key: `{record.key}`\n\n"
         f"Settings read by this stage:\n```json\n{json.dumps(settings, indent=1)[:6000]}\n```\n"
     )
-
-
-def _link(record: StageRecord) -> str:
-    """Return a link to open a local store; a remote one is named by its address only."""
-    return "" if "://" in record.uri else f" ([open]({record.path.as_uri()}))"
 
 
 def _counts_table(record: StageRecord) -> str:
@@ -167,8 +163,7 @@ def _ablation(_request: StageRequest, record: StageRecord) -> str:
 
 def _page(_request: StageRequest, record: StageRecord) -> str:
     answer = "\n".join(f"1. {line}" for line in record.counts.get("answer", []))
-    page = record.path / PUBLISHED[record.stage][0]
-    return f"## Answer\n\n{answer}\n\nReport: [{page}]({page.as_uri()})"
+    return f"## Answer\n\n{answer}\n\nReport: {page_place(record, PUBLISHED[record.stage][0])}"
 
 
 ARTIFACTS: dict[str, Callable[[StageRequest, StageRecord], str]] = {

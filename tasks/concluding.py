@@ -14,6 +14,7 @@ from dihal_core.requests import records_in
 from dihal_core.sensitivity import Choice, choice_row
 from dihal_core.store import StageRecord, read_json
 from dihal_core.study import publish_hybrid
+from tasks.links import place
 from tasks.progress import artifact_key
 from tasks.study import StudyRun
 
@@ -100,9 +101,8 @@ def comparison_outcome(home: Any, found: Json) -> dict[str, Any]:
         f"## Studies side by side\n\n{table.markdown()}"
         + (f"\n### Studies of one backbone\n\n{changes}\n" if changes else "")
         + "\n---\n"
-        + "\n".join(f"Study [{row['study']}]({(home / 'studies' / row['study']).as_uri()})  " for row in found["rows"])
-        + f"\nData: [{page.name}]({page.as_uri()})"
-        + (f", shared at `{shared}`" if shared else ""),
+        + "\n".join(f"Study {place(home, home / 'studies' / row['study'])}  " for row in found["rows"])
+        + f"\nData: {place(home, page, ' '.join(('compare', *(row['study'] for row in found['rows']))))}",
         key=artifact_key("comparison", name),
     )
     told = {"shared": shared} if shared else {}

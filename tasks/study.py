@@ -37,7 +37,7 @@ from dihal_core.study import (
 )
 from tasks.capacity import units_at_once
 from tasks.dump_help import DumpHelp
-from tasks.links import links
+from tasks.links import links, place
 from tasks.memory import PeakMemory
 from tasks.progress import ProgressArtifact, artifact_key
 from tasks.remote_stops import stops_workers
@@ -296,8 +296,7 @@ class StudyRun:
         create_markdown_artifact(
             "## Answer\n\n"
             + "\n".join(f"- {line}" for line in answer)
-            + f"\n\nReport: [{page}]({page.as_uri()})"
-            + (f", shared at `{shared}`" if shared else "")
+            + f"\n\nReport: {place(self.home, page)}"
             + self.links(),
             key=artifact_key(self.ledger["study"], "answer" if stage == "report" else f"{stage}-answer"),
         )

@@ -6,17 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import httpx
 import psutil
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Running
 
 from dihal_core.inspection import inspect_store
 from flows import server
@@ -42,6 +47,12 @@ def until(told: Callable[[], Any], patience_s: float, what: str) -> Any:
             return answer
         time.sleep(0.1)
     raise AssertionError(f"{what} did not happen within {patience_s:.0f} s")
+
+
+@flow(name="nightly-billing")
+def foreign() -> int:
+    """Stand for another project's flow on the same server."""
+    return 1
 
 
 class Site:
@@ -141,6 +152,33 @@ class Site:
             return {
                 task.name: str(task.state_name) for task in client.read_task_runs(flow_run_filter=chosen, limit=200)
             }
+
+    def task_counts(self, run: UUID) -> str:
+        """Return in which states the task runs of all attempts of a run are, as the server has them: `2 Completed, 1 Failed`."""
+        with self.client() as client:
+            chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+            states = Counter(str(task.state_name) for task in client.read_task_runs(flow_run_filter=chosen, limit=200))
+        return ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
+
+    def foreign_run(self) -> UUID:
+        """Return a run of a flow that is not ours, which sent one heartbeat and then none."""
+        with self.client() as client:
+            run = client.create_flow_run(foreign, state=Running())
+        flow = {
+            "prefect.resource.id": f"prefect.flow.{run.flow_id}",
+            "prefect.resource.role": "flow",
+            "prefect.resource.name": foreign.name,
+        }
+        heartbeat = {
+            "event": "prefect.flow-run.heartbeat",
+            "occurred": datetime.now(UTC).isoformat(),
+            "id": str(uuid4()),
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+            "related": [flow],
+            "payload": {},
+        }
+        httpx.post(f"{self.url}/events", json=[heartbeat], trust_env=False).raise_for_status()
+        return run.id
 
     def flow_process(self, home: Path) -> psutil.Process:
         """Return the process that runs the flow in `home` (the one that a kill hits)."""

@@ -62,6 +62,19 @@ def test_a_url_with_credentials_as_home_is_refused_in_a_sentence():
         resolve_home("s3://key:secret@bucket/runs")  # pragma: allowlist secret
 
 
+@pytest.mark.parametrize(
+    ("given", "variable", "named"), [(None, "", "DIHAL_HOME"), (None, " ", "DIHAL_HOME"), ("", "/x", "--home")]
+)
+def test_a_home_that_is_given_but_empty_is_refused_and_one_that_is_not_given_is_here(
+    given, variable, named, monkeypatch
+):
+    monkeypatch.setenv("DIHAL_HOME", variable)
+    with pytest.raises(ConfigError, match=f"^{named} is given but empty.*prefect deploy --all"):
+        resolve_home(given)
+    monkeypatch.delenv("DIHAL_HOME")
+    assert resolve_home() == Path("runs").resolve()
+
+
 def test_the_lock_dies_with_a_killed_holder(tmp_path):
     script = textwrap.dedent(
         f"""

@@ -57,8 +57,11 @@ def test_everything_pip_installs_is_held_to_the_tested_versions():
     assert all("-c constraints.txt" in command for command in commands)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     used = set(re.findall(r"\[([a-z0-9,-]+)\]", " ".join(commands)))
-    assert used == {"s3,kubernetes"}
-    assert {"s3", "kubernetes"} <= set(extras)
+    assert used == {"s3,kubernetes,dask,ray"}
+    assert {"s3", "kubernetes", "dask", "ray"} <= set(extras)
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()}
+    for extra in ("dask", "ray"):  # every `compute.runner` that the settings offer runs in the image
+        assert {re.split(r"[<>=]", requirement)[0] for requirement in extras[extra]} <= pinned
 
 
 def test_the_torch_index_is_an_argument_of_both_variants():

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from dihal_core.errors import ConfigError
+from dihal_core.store import resolve_home
+
 KUBERNETES = Path(__file__).resolve().parents[2] / "docker/kubernetes"
+PREFECT_FILE = KUBERNETES.parents[1] / "deployments/prefect.yaml"
 VERSION = "1.33"
 
 
@@ -62,6 +67,33 @@ def test_a_deployment_adds_to_the_environment_and_the_shared_store_stays(templat
     assert environment["DIHAL_CACHE"] == "/cache"
     assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "dihal_core"
     assert container(manifest)["resources"]["limits"]["nvidia.com/gpu"] == 0
+
+
+def shipped_job(deployment: str) -> dict[str, Any]:
+    """Job variables of a deployment of prefect.yaml, templated twice as `prefect deploy` does it."""
+    from prefect.utilities.templating import apply_values
+
+    deployments = yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))["deployments"]
+    (found,) = [item["work_pool"]["job_variables"] for item in deployments if item["name"] == deployment]
+    return apply_values(apply_values(found, dict(os.environ), remove_notset=False), {})
+
+
+@pytest.mark.parametrize("deployment", ["full-study", "full-study-gpu"])
+def test_the_shipped_deployments_carry_the_home_they_were_applied_with_and_without_one_the_run_refuses(
+    deployment, template, prefect_server, monkeypatch
+):
+    def home() -> str:
+        manifest = render(template, shipped_job(deployment))
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+        (found,) = [item["value"] for item in container(manifest)["env"] if item["name"] == "DIHAL_HOME"]
+        return found
+
+    monkeypatch.setenv("DIHAL_HOME", "s3://research-dihal/runs")
+    assert home() == "s3://research-dihal/runs"
+    monkeypatch.delenv("DIHAL_HOME")
+    monkeypatch.setenv("DIHAL_HOME", home())  # what the pod then sees: set, but empty
+    with pytest.raises(ConfigError, match="DIHAL_HOME is given but empty"):
+        resolve_home()
 
 
 def test_credentials_can_come_from_a_prefect_block_and_the_deployment_holds_a_reference_only(template, prefect_server):

@@ -66,7 +66,7 @@ def test_without_a_server_old_runs_cannot_be_listed(tmp_path, capsys, monkeypatc
     assert "start it with `dihal up`" in capsys.readouterr().err
 
 
-@flow(name="soon-forgotten")
+@flow(name="dihal-watch")
 def soon_forgotten():
     return 1
 

@@ -134,7 +134,7 @@ def states_of(client, run) -> list[str]:
 
 def lost_run(client):
     """A flow run whose process is gone while its task was running, as the server sees it."""
-    run = client.create_flow_run(ends_badly, parameters={"how": "fail"}, state=Running())
+    run = client.create_flow_run(watch, state=Running())
     client.create_task_run(never_ends, run.id, "0", state=Running())
     return run
 

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from prefect.artifacts import Artifact
 
 from dihal_core.comparing import study_row
 from dihal_core.remote import home as remote
@@ -23,6 +24,10 @@ def test_the_pages_of_a_comparison_are_shared_by_all_machines_of_a_remote_home(t
     address = f"memory://comparison-{os.getpid()}"
     found = {"rows": [study_row("one", RESULT), study_row("two", RESULT)], "differences": []}
     result = comparison_outcome(resolve_home(address), found)
+    told = Artifact.get("comparison-one-two").data
+    assert f"Data: `{result['shared']}` (to have it here: `DIHAL_HOME={address} dihal compare one two`)" in told
+    assert f"Study `{address}/studies/one`" in told
+    assert str(tmp_path) not in told
     monkeypatch.setenv("DIHAL_CACHE", str(tmp_path / "second"))
     remote._remote_home.cache_clear()
     name = result["shared"].removeprefix(f"{address}/")
