@@ -119,6 +119,8 @@ def store(secrets: Path) -> Iterator[str]:
     port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
+    forget = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+    urllib.request.urlopen(forget, timeout=30).close()  # its buckets live in this process and outlive earlier servers
     yield f"http://127.0.0.1:{port}"
     server.stop()
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import urllib.request
 from pathlib import Path
 
 import fsspec
@@ -25,6 +26,8 @@ def bucket(monkeypatch):
         port = probe.getsockname()[1]
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
+    forget = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+    urllib.request.urlopen(forget, timeout=30).close()  # its buckets live in this process and outlive earlier servers
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTDIHAL")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-seen-anywhere")
