@@ -3,6 +3,7 @@
 A mark is `<home>/stops/<run>.json`; on a remote home all machines see it. It changes no result and no key.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from dihal_core.remote.link import read_shared, write_shared
 STOPS = "stops"
 KEPT_SECONDS = 7 * 24 * 3600.0
 """A mark that is older reaches nobody any more."""
+MOST_FORGOTTEN = 50
+"""Marks removed at a time: on an object store each is a request, and whoever removes them is about to end."""
 
 
 def ask_to_stop(home: Path, run: str) -> None:
@@ -41,7 +44,9 @@ def is_asked_to_stop(home: Path, run: str) -> bool:
 
 
 def forget_stops(home: Path, older_than_s: float = KEPT_SECONDS) -> int:
-    """Remove marks older than `older_than_s` seconds; return how many there were.
+    """Remove marks older than `older_than_s` seconds, `MOST_FORGOTTEN` at most; return how many were found.
+
+    One that another process removes meanwhile is no error.
 
     Raises
     ------
@@ -53,13 +58,16 @@ def forget_stops(home: Path, older_than_s: float = KEPT_SECONDS) -> int:
         from dihal_core.remote.home import remote_home
 
         objects = remote_home(address).objects
-        old = [name for name, found in objects.listing(STOPS).items() if found.modified < limit]
+        old = [name for name, found in objects.listing(STOPS).items() if found.modified < limit][:MOST_FORGOTTEN]
         objects.remove(old)
         return len(old)
-    marks = [path for path in (home / STOPS).glob("*.json") if path.stat().st_mtime < limit]
-    for path in marks:
-        path.unlink(missing_ok=True)
-    return len(marks)
+    gone = 0
+    for path in (home / STOPS).glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            if gone < MOST_FORGOTTEN and path.stat().st_mtime < limit:
+                path.unlink()
+                gone += 1
+    return gone
 
 
 def _name(run: str) -> str:

@@ -2,6 +2,9 @@
 
 On threads `compute.dump_workers` are processes that the stage starts itself; on a cluster the workers are
 there already, so they are asked instead. A helper leaves when nothing is left to make.
+
+Helpers need a home that all workers have as one folder: whether a dump is open is told by a lock in it. A home on an
+object store has a working copy per machine, so there the stage's own task makes the dump alone.
 """
 
 import logging
@@ -13,6 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import task_run
 
 from dihal_core.config import StudySettings
+from dihal_core.remote.address import is_address
 from dihal_core.requests import StageRequest
 from tasks.workers import enter_worker
 
@@ -52,8 +56,15 @@ class DumpHelp:
         self._futures: list[PrefectFuture[Any]] = []
 
     def offer(self, request: StageRequest) -> None:
-        """Submit the helpers, after the task that makes the store of `request`; other stages have none."""
-        if request.stage == "activations":
+        """Submit the helpers, after the task that makes the store of `request`; other stages, and remote homes, have none."""
+        if request.stage != "activations":
+            return
+        if is_address(request.home):
+            if self.count > 0:
+                log.info(
+                    "%s: one worker makes this dump, helpers need a home that is one folder for all", request.label
+                )
+        else:
             self._futures = [help_dump.submit(request.to_json(), number) for number in range(1, self.count + 1)]
 
     def wait(self) -> None:

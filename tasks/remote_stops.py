@@ -2,8 +2,9 @@
 
 The flow leaves a mark in the home (`dihal_core.stops`) and waits a moment for its tasks. On a worker a thread
 looks for that mark while a task runs, and now and then asks the server: a flow that was killed leaves no mark, but
-its run is called Crashed once its heartbeats stop. The task then ends at its next progress report, as it
-would in the flow's own process.
+its run is called Crashed once its heartbeats stop, and a run that was cancelled where no Prefect worker kills its
+process leaves none either. The task then ends at its next progress report, as it would in the flow's own process,
+and the flow, if it lives, ends in the state that the server names.
 """
 
 import contextlib
@@ -18,14 +19,19 @@ from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
+from prefect.exceptions import Abort
 from prefect.futures import PrefectFuture
+from prefect.states import Cancelled
 
 from dihal_core.errors import DihalError
+from dihal_core.progress import StopRequested
 from dihal_core.remote.address import remote_address
+from dihal_core.remote.failures import brief
 from dihal_core.remote.link import home_path
 from dihal_core.stops import ask_to_stop, forget_stops, is_asked_to_stop
-from tasks.stopping import current_run, note_stop
+from tasks.stopping import TaskStopped, current_run, note_stop
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +45,29 @@ ASK_SECONDS = 30.0
 """Between two questions to the server."""
 WAIT_SECONDS = 20.0
 """How long a flow that ends waits for its tasks to save what they have: less than the 30 s after which Prefect kills."""
+MARK_ATTEMPTS = 2
+"""Brief ones: a home that does not answer must not eat the time in which tasks save their work."""
+
+
+class RunEnded(Abort, KeyboardInterrupt):
+    """Ends the flow in `state`, which the server has already: no other state is proposed.
+
+    Prefect's engine takes it for an `Abort`; for whoever called the flow in a terminal it is what Ctrl-C is.
+    """
+
+    def __init__(self, message: str, state: State[object] | None):
+        super().__init__(message)
+        self.state = state
 
 
 def stops_workers(step: Callable[P, R]) -> Callable[P, R]:
-    """Let an interruption of `step` of a `StudyRun` stop the tasks it sent to a cluster."""
+    """Let an interruption or a failure of `step` of a `StudyRun` stop the tasks it sent to a cluster."""
 
     @functools.wraps(step)
     def wrapped(*arguments: P.args, **options: P.kwargs) -> R:
         study = arguments[0]
         try:
             return step(*arguments, **options)
-        except Exception:
-            raise
         except BaseException:
             run = current_run()
             if study.settings.compute.runner != "threads" and run is not None:  # type: ignore[attr-defined]
@@ -64,20 +81,59 @@ def stops_workers(step: Callable[P, R]) -> Callable[P, R]:
 def tell_workers(home: Path, run: str, futures: list[PrefectFuture[object]], patience_s: float = WAIT_SECONDS) -> None:
     """Mark `run` as asked to stop, and wait until its tasks have ended or `patience_s` seconds are over."""
     deadline = time.monotonic() + patience_s
-    try:
-        with contextlib.suppress(DihalError):
-            forget_stops(home)
-        ask_to_stop(home, run)
-    except (DihalError, OSError) as error:
-        log.warning("workers of the cluster are not told to stop, they finish what they began (%s)", error)
+    if not _mark(home, run, deadline):
         return
     landed = threading.Semaphore(0)
-    for future in futures:  # told, not waited for: Dask's client does not come back from an end that is no Exception
+    for future in futures:  # told, not waited for: a cluster whose worker died may never answer
         future.add_done_callback(lambda _: landed.release())
     for _ in futures:
         if not landed.acquire(timeout=max(0.0, deadline - time.monotonic())):
             log.warning("a task on the cluster has not ended after %.0f s; it may still be saving", patience_s)
             return
+    with contextlib.suppress(DihalError, OSError), brief():  # old marks harm nobody; the next run may remove them
+        forget_stops(home)
+
+
+def _mark(home: Path, run: str, deadline: float) -> bool:
+    """Put the mark, asking a remote home briefly; say whether it is there."""
+    for attempt in range(1, MARK_ATTEMPTS + 1):
+        try:
+            with brief():
+                ask_to_stop(home, run)
+            return True
+        except (DihalError, OSError) as error:
+            if attempt == MARK_ATTEMPTS or time.monotonic() >= deadline:
+                log.warning("workers of the cluster are not told to stop; they ask the server now and then (%s)", error)
+    return False
+
+
+def end_if_stopped(error: Exception) -> None:
+    """End the flow if `error` is a task's that ended because the server says that this run has; else do nothing.
+
+    A run that is Cancelling is Cancelled then: its process is the one that knows that nothing of it runs any more.
+
+    Raises
+    ------
+    RunEnded
+        With the state the server has now; None if it does not answer.
+    """
+    context, run = FlowRunContext.get(), current_run()
+    if not isinstance(error, TaskStopped) or run is None or context is None or context.flow_run is None:
+        return
+    flow_run_id = context.flow_run.id
+    state: State[object] | None = None
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_run(flow_run_id)
+            if not _is_over(found, run):  # nobody asked for it any more: an ordinary failure
+                return
+            state = found.state
+            if state is not None and state.is_cancelling():
+                message = "Flow run was cancelled; its tasks have ended, what they had committed is kept."
+                state = client.set_flow_run_state(flow_run_id, Cancelled(message=message), force=True).state
+    except Exception as failure:
+        log.warning("the server was not told that this run ends (%s: %s)", type(failure).__name__, failure)
+    raise RunEnded(f"the server calls this flow run {state.name if state else 'ended'}: {error}", state) from error
 
 
 @contextlib.contextmanager
@@ -88,6 +144,11 @@ def heeds_stops(home: str) -> Iterator[None]:
     ----------
     home : str
         Path or address of the home, as `home_uri` gives it.
+
+    Raises
+    ------
+    TaskStopped
+        If it was, and the block has ended at a report.
     """
     context, run = FlowRunContext.get(), current_run()
     if context is None or not context.detached or context.flow_run is None or run is None:
@@ -103,6 +164,8 @@ def heeds_stops(home: str) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except StopRequested as stop:
+        raise TaskStopped(str(stop)) from stop
     finally:
         ended.set()
 
@@ -116,7 +179,7 @@ def _watch(home: Path, run: str, flow_run_id: UUID, ended: threading.Event) -> N
             return
         if time.monotonic() - asked_at >= ASK_SECONDS:
             asked_at = time.monotonic()
-            if _has_ended(flow_run_id):
+            if _has_ended(flow_run_id, run):
                 log.warning("the server says that the flow run of this task has ended; it stops at its next report")
                 note_stop(run)
                 return
@@ -124,17 +187,23 @@ def _watch(home: Path, run: str, flow_run_id: UUID, ended: threading.Event) -> N
 
 def _marked(home: Path, run: str) -> bool:
     try:
-        return is_asked_to_stop(home, run)
+        with brief():
+            return is_asked_to_stop(home, run)
     except (DihalError, OSError) as error:  # the work does not hang on it; the next look may succeed
         log.debug("no look at the stop marks (%s)", error)
         return False
 
 
-def _has_ended(flow_run_id: UUID) -> bool:
+def _has_ended(flow_run_id: UUID, run: str) -> bool:
     try:
         with get_client(sync_client=True) as client:
-            state = client.read_flow_run(flow_run_id).state
+            return _is_over(client.read_flow_run(flow_run_id), run)
     except Exception as error:
         log.debug("the server does not say how the flow run is (%s: %s)", type(error).__name__, error)
         return False
-    return state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed())
+
+
+def _is_over(found: FlowRun, run: str) -> bool:
+    """Say whether the attempt `run` of a flow run is over: that state is final or Cancelling, or a later one has begun."""
+    state, attempt = found.state, int(run.rpartition("-")[2])
+    return found.run_count > attempt or (state is not None and (state.is_final() or state.is_cancelling()))

@@ -18,6 +18,14 @@ from dihal_core.progress import StopRequested
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+class TaskStopped(Exception):
+    """A task on a worker of a cluster has ended because its run was asked to stop: `StopRequested` for the way home.
+
+    An `Exception`, because Dask's client does not come back from an end that is none.
+    """
+
+
 _stopping: set[str] = set()
 """Attempts of flow runs, as `current_run` names them, that were asked to stop."""
 

@@ -40,7 +40,7 @@ from tasks.dump_help import DumpHelp
 from tasks.links import links, place
 from tasks.memory import PeakMemory
 from tasks.progress import ProgressArtifact, artifact_key
-from tasks.remote_stops import stops_workers
+from tasks.remote_stops import end_if_stopped, stops_workers
 from tasks.slots import task_tags
 from tasks.stages import TASKS
 from tasks.stopping import stops_tasks
@@ -181,6 +181,7 @@ class StudyRun:
             self._results.append(result)
             return made if made is not None else StageRecord.from_json(result)
         except Exception as error:
+            end_if_stopped(error)
             if not tolerate or request.unit is None or isinstance(error, ResourceError | NetworkError):
                 if self.journal is not None:
                     self.journal.close("failed", f"{request.label}: {error}")

@@ -75,7 +75,8 @@ class ComputeSettings(Settings):
         ge=1,
         le=64,
         description="Processes that dump disjoint units of one store, each with its own copy of the model (one per GPU "
-        "where there are several); changes no number.",
+        "where there are several); changes no number. On a cluster these are its workers, where the home is a folder; a "
+        "dump into an object store is made by one.",
     )
     confirm_gigabytes: float = Field(
         0.0, ge=0, description="activations.store_everything may write this much; the refusal says the number."

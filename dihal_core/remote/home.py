@@ -6,6 +6,7 @@ object. Two makers of one key write into folders of their own, so no manifest ev
 attempt; the first manifest stays. Reading a store lists nothing but the objects of its own folder.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -19,7 +20,7 @@ from dihal_core.files import MANIFEST, dump_json, require_disk, write_atomically
 from dihal_core.inspection import StoreStatus, require_format
 from dihal_core.remote.address import is_inside
 from dihal_core.remote.checksums import sha256_of
-from dihal_core.remote.failures import is_brief
+from dihal_core.remote.failures import brief, is_brief, is_lost
 from dihal_core.remote.objects import Found, Objects
 from dihal_core.remote.transfers import move
 from dihal_core.store import StageRecord, store_lock
@@ -240,10 +241,14 @@ class RemoteHome:
 
 
 @functools.cache
-def _remote_home(address: str, _process: int, _brief: bool) -> RemoteHome:
-    return RemoteHome(address)
+def _remote_home(address: str, _process: int, in_brief: bool) -> RemoteHome:
+    with brief() if in_brief else contextlib.nullcontext():
+        return RemoteHome(address)
 
 
 def remote_home(address: str) -> RemoteHome:
-    """Return the home under `address`, one object per process (connections do not survive a fork) and patience."""
-    return _remote_home(address, os.getpid(), is_brief())
+    """Return the home under `address`, one object per process (connections do not survive a fork) and patience.
+
+    A storage that gave no answer a moment ago is asked briefly.
+    """
+    return _remote_home(address, os.getpid(), is_brief() or is_lost(address))

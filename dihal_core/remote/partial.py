@@ -42,13 +42,17 @@ class Snapshots:
     """Upload the partial folder of a store every `every_s` seconds while a block runs, and when it fails."""
 
     def __init__(self, remote: RemoteHome, home: Path, stage: str, key: str, every_s: float):
-        self._remote, self._stage, self._key, self._every_s = remote, stage, key, every_s
+        self._address, self._stage, self._key, self._every_s = remote.address, stage, key, every_s
         self._folder = home / stage / f"{key}.partial"
         self._known: dict[str, tuple[int, int, str]] = {}
         self._sent: set[str] = set()
         self._last: bytes = b""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
+
+    @property
+    def _remote(self) -> RemoteHome:
+        return remote_home(self._address)  # as patient as the storage deserves at this moment
 
     def save(self) -> int:
         """Upload what changed since the last snapshot, then its index; return the number of files it names."""

@@ -7,6 +7,7 @@ uploaded. A removed store loses its manifest first, so that it is never torn; a 
 import dataclasses
 import fcntl
 import json
+import logging
 import platform
 import time
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import Any
 from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.files import MANIFEST
 from dihal_core.housekeeping import DEFAULT_AGE_DAYS, IN_USE, followed, names_stores, texts_of_studies, try_lock
-from dihal_core.journal import process_alive
+from dihal_core.journal import process_alive, process_place
 from dihal_core.remote import copies, garbage
 from dihal_core.remote.address import working_copy
 from dihal_core.remote.home import remote_home
@@ -23,7 +24,11 @@ from dihal_core.remote.objects import Found
 from dihal_core.remote.studies import INDEX, RUNS, STUDIES
 from dihal_core.stages import STAGES
 
+log = logging.getLogger(__name__)
+
 PARTIAL = ".partial"
+LOOK_AGAIN_SECONDS = 30.0
+"""During a removal: between two looks at what studies need and which are running."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +42,15 @@ class Unused:
     bytes: int
     age_days: float
     objects: tuple[str, ...]
+    facts: tuple[Found, ...]
+    """Size, checksum and moment of each of `objects`: what is written again under an old name is another object."""
+
+
+def _named(name: str, kind: str, held: dict[str, Found], moment: float) -> Unused:
+    names = tuple(sorted(held))
+    age = (moment - max((facts.modified for facts in held.values()), default=moment)) / 86400
+    size = sum(facts.bytes for facts in held.values())
+    return Unused(name, kind, size, age, names, tuple(held[item] for item in names))
 
 
 def referred(address: str) -> set[str]:
@@ -104,15 +118,13 @@ def unused(address: str, older_than_days: float = DEFAULT_AGE_DAYS, now: float |
         for name, held in sorted(folders.items()):
             kind = "unfinished" if name.endswith(PARTIAL) else "store"
             committed = kind == "unfinished" or f"{name}/{MANIFEST}" in held
-            age = (moment - max(facts.modified for facts in held.values())) / 86400
-            if committed and name not in kept and age >= older_than_days:
-                found.append(Unused(name, kind, sum(facts.bytes for facts in held.values()), age, tuple(sorted(held))))
+            item = _named(name, kind, held, moment)
+            if committed and name not in kept and item.age_days >= older_than_days:
+                found.append(item)
     known = {item.name for item in found}
     for item in garbage.leftovers(address, max(older_than_days, 0.0) * 86400, moment):
         if item.name not in known and item.name.rsplit("/", 1)[0] not in known:
-            listing = remote.objects.listing(item.name)
-            age = (moment - max((facts.modified for facts in listing.values()), default=moment)) / 86400
-            found.append(Unused(item.name, "uncommitted", item.bytes, age, item.objects))
+            found.append(_named(item.name, "uncommitted", remote.objects.listing(item.name), moment))
     return sorted(found, key=lambda item: -item.age_days)
 
 
@@ -128,10 +140,11 @@ def running_elsewhere(address: str, within_days: float = DEFAULT_AGE_DAYS) -> st
             continue
         journal = _parsed(remote.objects.read(name) or b"null") or {}
         process = journal.get("process") or {}
-        alive = process_alive(process)
+        here = process.get("place", "") in ("", process_place())  # else another container may have our host's name
+        alive = process_alive(process) if here else None
         recent = time.time() - facts.modified < within_days * 86400
         if journal.get("state") == "running" and (alive or (alive is None and recent)):
-            where = "this machine" if process.get("host") == platform.node() else process.get("host")
+            where = "this machine" if here and process.get("host") == platform.node() else process.get("host")
             return f"{journal.get('flow')} of study {parts[1]} on {where} ({address}/{name})"
     return None
 
@@ -139,7 +152,8 @@ def running_elsewhere(address: str, within_days: float = DEFAULT_AGE_DAYS) -> st
 def remove(address: str, chosen: Iterable[Unused]) -> list[Unused]:
     """Remove what is unused, each store's manifest first, and this machine's copies; return what was removed.
 
-    What somebody wrote to since it was listed stays.
+    What somebody wrote to since it was listed stays, and what a study has come to need. Both are asked again while a
+    long removal is under way; it ends early if a study has begun elsewhere.
 
     Raises
     ------
@@ -156,8 +170,16 @@ def remove(address: str, chosen: Iterable[Unused]) -> list[Unused]:
                 "gone counts for 7 days after its last sign; remove its journal to say that it has ended"
             )
         done, objects = [], remote_home(address).objects
+        kept, looked = referred(address), time.monotonic()
         for item in chosen:
-            if tuple(sorted(objects.listing(item.name))) != item.objects:
+            if time.monotonic() - looked >= LOOK_AGAIN_SECONDS:
+                going = running_elsewhere(address)
+                if going is not None:
+                    log.warning("%s has begun meanwhile; the rest stays, run the same command when it has ended", going)
+                    break
+                kept, looked = referred(address), time.monotonic()
+            held = objects.listing(item.name)
+            if item.name in kept or _named(item.name, item.kind, held, 0.0).facts != item.facts:
                 continue
             if item.kind == "store":
                 copies.discard(address, home, *item.name.split("/"))

@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 HOME = "s3://dihal/runs"
 LONGER = ["replace.training.epochs=8", "replace.training.max_steps=60", "compute.remote_sync_seconds=1"]
+TOLD_WITHIN_SECONDS = 150
+"""Two minutes, and what a loaded machine takes to end its processes."""
 PUBLISH = """
 import sys
 from dihal_core.remote.link import share
@@ -66,9 +68,34 @@ class Server:
         }
 
 
+class SilentServer(Server):
+    """The same as a process that can be halted: it then takes connections and data, and never answers."""
+
+    def start(self) -> None:
+        words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def fall_silent(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def speak(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    made = Server()
+def server(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Server]:
+    made = getattr(request, "param", Server)()
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     import s3fs
@@ -208,6 +235,34 @@ def test_a_lost_network_fails_in_a_sentence_keeps_the_work_and_the_same_command_
     assert "kept on this machine" in said
     assert "Traceback" not in said.splitlines()[-1]
     server.start()
+    again = output(machine("first", *study()))
+    assert "report:" in again
+    assert made.items() <= published().items()
+
+
+@pytest.mark.parametrize("server", [SilentServer], indirect=True)
+def test_a_store_that_accepts_and_never_answers_fails_the_run_in_a_sentence_within_two_minutes(machine, server):
+    first = machine("first", *study())
+    deadline = time.monotonic() + 300
+    while not any("/geometry/" in path for path in objects("manifest.json")):
+        assert first.poll() is None, first.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    made = published()
+    server.fall_silent()
+    silent = time.monotonic()
+    said = first.communicate(timeout=400)[0]
+    seconds = time.monotonic() - silent
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    print(f"told after {seconds:.0f} s: {run.state.name}: {run.state.message}")
+    assert first.returncode == 2, said[-3000:]
+    assert run.state.name == "Failed"
+    assert "NetworkError" in run.state.message
+    assert "kept on this machine" in said
+    assert "Traceback" not in said.splitlines()[-1]
+    assert seconds < TOLD_WITHIN_SECONDS
+    server.speak()
     again = output(machine("first", *study()))
     assert "report:" in again
     assert made.items() <= published().items()

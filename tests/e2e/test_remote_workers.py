@@ -8,12 +8,14 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed
+from prefect.states import Cancelling, Crashed
 
 from dihal_core.status import home_status
 from flows import server
@@ -28,6 +30,7 @@ LONG_TRAINING = [
     "sweep_layers=none",
 ]
 STOPPED_WITHIN_SECONDS = 30
+ENDED_WITHIN_SECONDS = 60
 DASK = """
 import sys, time
 from distributed import LocalCluster
@@ -109,10 +112,16 @@ def until(told, patience_s: float, what: str) -> float:
     return time.monotonic() - began
 
 
-def call_it_crashed(url: str, home: Path) -> None:
+def call_it(state: State[Any], url: str, home: Path) -> None:
     (run,) = home_status(home)["studies"]
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        client.set_flow_run_state(UUID(run["process"]["flow_run"]), Crashed(), force=True)
+        client.set_flow_run_state(UUID(run["process"]["flow_run"]), state, force=True)
+
+
+def server_run(url: str, home: Path) -> FlowRun:
+    (run,) = home_status(home)["studies"]
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(run["process"]["flow_run"]))
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "kill -9"])
@@ -141,7 +150,7 @@ def test_a_stopped_flow_stops_its_task_on_a_worker_elsewhere_and_keeps_the_steps
         flow.send_signal(kind)
         flow.wait(60)
         if kind == signal.SIGKILL:  # what the automation `dihal-dead-runs` says after 80 seconds without a heartbeat
-            call_it_crashed(environment["PREFECT_API_URL"], home)
+            call_it(Crashed(), environment["PREFECT_API_URL"], home)
         until(lambda: training(home) == "partial", STOPPED_WITHIN_SECONDS + ASK_SECONDS, "the end of the task")
         seconds = time.monotonic() - began
         print(f"{runner} {kind.name}: the task ended after {seconds:.0f} s, {steps_saved(home)} saved")
@@ -150,3 +159,31 @@ def test_a_stopped_flow_stops_its_task_on_a_worker_elsewhere_and_keeps_the_steps
         assert kept
         time.sleep(3)
         assert steps_saved(home) == kept, "nobody works on it any more"
+
+
+@pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_a_run_cancelled_where_no_worker_kills_its_process_ends_cancelled_with_its_task(environment, tmp_path, runner):
+    pytest.importorskip(CLUSTERS[runner][1])
+    home = tmp_path / "runs"
+    words = [sys.executable, "-m", "flows.cli", "study", "--profile", "smoke", "--home", str(home)]
+    words += ["--set", f"compute.runner={runner}", "compute.runner_workers=2", *LONG_TRAINING]
+    with open(tmp_path / "flow-log", "w", encoding="utf-8") as log:
+        flow = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until(lambda: steps_saved(home) or flow.poll() is not None, 240, "a saved step of the training")
+        assert flow.poll() is None, (tmp_path / "flow-log").read_text()
+        call_it(Cancelling(), environment["PREFECT_API_URL"], home)
+        seconds = until(lambda: flow.poll() is not None, ENDED_WITHIN_SECONDS, "the end of the flow")
+    finally:
+        if flow.poll() is None:
+            os.killpg(flow.pid, signal.SIGKILL)
+            flow.wait()
+    said = (tmp_path / "flow-log").read_text()
+    run = server_run(environment["PREFECT_API_URL"], home)
+    print(f"{runner}: exit {flow.returncode} after {seconds:.0f} s, {run.state.name}: {run.state.message}")
+    assert run.state.name == "Cancelled", said[-3000:]
+    assert flow.returncode == 130, said[-3000:]
+    assert "Traceback" not in said
+    assert "goes on where it stopped" in said.splitlines()[-1]
+    assert training(home) == "partial"
+    assert steps_saved(home)

@@ -10,6 +10,7 @@ import pytest
 from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.housekeeping import hold_home
 from dihal_core.inspection import inspect_store
+from dihal_core.journal import process_place
 from dihal_core.remote import unused as housekeeping
 from dihal_core.remote.home import remote_home
 from dihal_core.remote.link import share
@@ -92,6 +93,41 @@ def test_old_snapshots_and_attempts_go_too_and_a_store_written_to_meanwhile_stay
     assert objects.read("corpus/other/v-0123/data.bin") is not None
 
 
+@on_s3_too
+def test_a_store_made_again_under_the_same_names_after_it_was_listed_stays(three, place):
+    found = unused(place, now=LATER)
+    objects = remote_home(place).objects
+    name = next(name for name in found[0].objects if name.endswith("data.bin"))
+    objects.write(name, objects.read(name)[::-1])  # its size is that of the old one
+    assert remove(place, found) == []
+    assert objects.read(f"corpus/{ALONE}/manifest.json") is not None
+
+
+def test_a_store_that_a_study_has_come_to_need_after_it_was_listed_stays(three, place):
+    found = unused(place, now=LATER)
+    result = json.dumps({"records": [{"key": ALONE}]}).encode()
+    remote_home(place).objects.write("studies/theirs/study.json", result)
+    assert remove(place, found) == []
+    assert inspect_store(three, "corpus", ALONE).state == "intact"
+
+
+def test_a_long_removal_ends_when_a_study_begins_elsewhere(three, place, monkeypatch, caplog):
+    monkeypatch.setattr(housekeeping, "LOOK_AGAIN_SECONDS", 0.0)
+    store(three, "corpus", "d" * 24)
+    found = unused(place, now=LATER)
+    assert len(found) == 2
+
+    def begins_after_the_first():
+        yield found[0]
+        journal = {"state": "running", "flow": "full-study", "process": {"host": "another-machine"}}
+        remote_home(place).objects.write("studies/theirs/runs/full-study.json", json.dumps(journal).encode())
+        yield found[1]
+
+    assert remove(place, begins_after_the_first()) == found[:1]
+    assert "full-study of study theirs on another-machine" in caplog.text
+    assert remote_home(place).objects.listing(found[1].name)
+
+
 def test_an_unreadable_study_stops_the_search_before_anything_is_called_unused(three, place):
     remote_home(place).objects.write("studies/mine/history/study-1.json", b"{")
     with pytest.raises(ArtifactError, match=r"studies/mine/history/study-1\.json is unreadable .* what it needs is"):
@@ -103,6 +139,11 @@ def test_an_unreadable_study_stops_the_search_before_anything_is_called_unused(t
     [
         ({"host": "another-machine", "pid": 1, "created": 0.0}, True),
         ({"host": platform.node(), "pid": os.getpid(), "created": 0.0}, False),  # another process had that number
+        ({"host": platform.node(), "pid": 1, "created": 0.0, "place": process_place()}, False),
+        (
+            {"host": platform.node(), "pid": 1, "created": 0.0, "place": "another boot/4026531836"},
+            True,
+        ),  # same host name
     ],
 )
 def test_nothing_goes_while_a_study_may_be_running_on_another_machine(three, place, process, refused):
@@ -112,7 +153,7 @@ def test_nothing_goes_while_a_study_may_be_running_on_another_machine(three, pla
     if not refused:
         assert names(remove(place, found)) == [f"corpus/{ALONE}"]
         return
-    with pytest.raises(ResourceError, match="full-study of study theirs on another-machine .*nothing was removed"):
+    with pytest.raises(ResourceError, match="full-study of study theirs on .*nothing was removed"):
         remove(place, found)
     assert inspect_store(three, "corpus", ALONE).state == "intact"
     assert housekeeping.running_elsewhere(place, within_days=0.0) is None
