@@ -241,10 +241,15 @@ def test_a_lost_network_fails_in_a_sentence_keeps_the_work_and_the_same_command_
 
 
 @pytest.mark.parametrize("server", [SilentServer], indirect=True)
-def test_a_store_that_accepts_and_never_answers_fails_the_run_in_a_sentence_within_two_minutes(machine, server):
+@pytest.mark.parametrize(
+    ("stage", "sign"), [("geometry", "manifest.json"), ("replace", ".partial/index.json")], ids=["flow", "task"]
+)
+def test_a_store_that_accepts_and_never_answers_fails_the_run_in_a_sentence_within_two_minutes(
+    machine, server, stage, sign
+):
     first = machine("first", *study())
     deadline = time.monotonic() + 300
-    while not any("/geometry/" in path for path in objects("manifest.json")):
+    while not any(f"/{stage}/" in path for path in objects(sign)):
         assert first.poll() is None, first.communicate()[0][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
