@@ -82,12 +82,11 @@ bench: $(STAMP)-test
 coverage: $(STAMP)-test
 	@$(BIN)/python -m pytest tests/dihal_core --cov=dihal_core --cov-report=term:skip-covered --cov-fail-under=90
 
-## make ci         check, test, test-slow and one quickstart, with the minutes each took (an hour on two cores)
-# A drill that fails is run once more, by itself: what passes only then is named, what fails twice fails.
+## make ci         what .ci/run does: check, test, the slow tests and one quickstart, with the minutes so far (an hour on two cores)
 ci:
-	@for part in check test slow-twice quickstart; do began=$$SECONDS; $(MAKE) --no-print-directory $$part || exit 1; \
-		echo "== $$part: $$(( (SECONDS - began + 30) / 60 )) min, so far $$(( (SECONDS + 30) / 60 )) min"; done
+	@.ci/run
 
+# A drill that fails is run once more, by itself: the first run names it, and what fails twice fails.
 slow-twice: $(STAMP)-test
 	@$(PIP) -e ".[test,dask,ray]"
 	@$(BIN)/python -m pytest -m slow -rs; code=$$?; test $$code -eq 1 || exit $$code; \

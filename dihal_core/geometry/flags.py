@@ -87,7 +87,7 @@ def layer_flags(facts: Mapping[int, Mapping[str, Any]]) -> list[str]:
         *_says(
             elsewhere,
             f"up to {max((beyond(facts[layer]) for layer in elsewhere), default=0)} of "
-            f"{int(most('sink_tokens', elsewhere)):,} tokens beyond position 0 have more than 10 times the median norm.",
+            f"{int(most('sink_tokens', elsewhere) - most('sink_windows', elsewhere)):,} tokens beyond position 0 have more than 10 times the median norm.",
         ),
         *_says(
             sinks,

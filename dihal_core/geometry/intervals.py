@@ -3,8 +3,8 @@
 z-scores are not linear in the proxies. Noise in the proxies of some layers enlarges the standard deviation over
 layers, so the mean of S over resampled documents is not the S of the mean proxies. The difference is the
 bootstrap's estimate of the bias of S (Efron and Tibshirani 1993, chapter 10). It is reported beside S, and the
-replicates are centred on S: intervals tell the spread about the paper's S and are not corrected for its bias. Centred replicates may pass
-the largest S that so many layers can have, where the bias is large.
+replicates are centred on S: intervals tell the spread about the paper's S and are not corrected for its bias. Where
+the bias is large, centred replicates may pass the largest S that so many layers can have.
 
 Percentiles of replicates need not enclose the value even then: the mean of a very skewed distribution lies
 outside its central 95 %. Intervals are therefore widened to their value where the percentiles leave it out, which

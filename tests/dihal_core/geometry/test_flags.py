@@ -29,4 +29,4 @@ def test_massive_tokens_beyond_position_0_are_counted_apart():
     loud = {**QUIET, "massive_tokens": 19, "massive_at_position_0": 16, "position_0_norm_ratio": 30.0}
     flags = layer_flags({5: loud})
     assert len(flags) == 2
-    assert "up to 3 of 2,048 tokens beyond position 0" in flags[1]
+    assert "up to 3 of 2,032 tokens beyond position 0" in flags[1]
