@@ -1,10 +1,9 @@
 """Stop requests reach tasks on the workers of a cluster, which no signal of the flow's process reaches.
 
 The flow leaves a mark in the home (`dihal_core.stops`) and waits a moment for its tasks. On a worker a thread
-looks for that mark while a task runs, and now and then asks the server: a flow that was killed leaves no mark, but
-its run is called Crashed once its heartbeats stop, and a run that was cancelled where no Prefect worker kills its
-process leaves none either. The task then ends at its next progress report, as it would in the flow's own process,
-and the flow, if it lives, ends in the state that the server names.
+looks for that mark while a task runs, and now and then asks the server (`tasks.cancellation`): a flow that was killed
+leaves no mark, but its run is called Crashed once its heartbeats stop. The task then ends at its next progress
+report, as it would in the flow's own process.
 """
 
 import contextlib
@@ -16,14 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
-from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort
 from prefect.futures import PrefectFuture
-from prefect.states import Cancelled
 
 from dihal_core.errors import DihalError
 from dihal_core.progress import StopRequested
@@ -31,7 +25,8 @@ from dihal_core.remote.address import remote_address
 from dihal_core.remote.failures import brief
 from dihal_core.remote.link import home_path
 from dihal_core.stops import ask_to_stop, forget_stops, is_asked_to_stop
-from tasks.stopping import TaskStopped, current_run, note_stop
+from tasks.cancellation import ServerWord
+from tasks.stopping import TaskStopped, current_run, has_ended, note_stop
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +36,10 @@ R = TypeVar("R")
 LOOK_SECONDS = 1.0
 REMOTE_LOOK_SECONDS = 10.0
 """Between two looks at a home on an object store: each is a request."""
-ASK_SECONDS = 30.0
-"""Between two questions to the server."""
 WAIT_SECONDS = 20.0
 """How long a flow that ends waits for its tasks to save what they have: less than the 30 s after which Prefect kills."""
 MARK_ATTEMPTS = 2
 """Brief ones: a home that does not answer must not eat the time in which tasks save their work."""
-
-
-class RunEnded(Abort, KeyboardInterrupt):
-    """Ends the flow in `state`, which the server has already: no other state is proposed.
-
-    Prefect's engine takes it for an `Abort`; for whoever called the flow in a terminal it is what Ctrl-C is.
-    """
-
-    def __init__(self, message: str, state: State[object] | None):
-        super().__init__(message)
-        self.state = state
 
 
 def stops_workers(step: Callable[P, R]) -> Callable[P, R]:
@@ -107,38 +89,12 @@ def _mark(home: Path, run: str, deadline: float) -> bool:
     return False
 
 
-def end_if_stopped(error: Exception) -> None:
-    """End the flow if `error` is a task's that ended because the server says that this run has; else do nothing.
-
-    A run that is Cancelling is Cancelled then: its process is the one that knows that nothing of it runs any more.
-
-    Raises
-    ------
-    RunEnded
-        With the state the server has now; None if it does not answer.
-    """
-    context, run = FlowRunContext.get(), current_run()
-    if not isinstance(error, TaskStopped) or run is None or context is None or context.flow_run is None:
-        return
-    flow_run_id = context.flow_run.id
-    state: State[object] | None = None
-    try:
-        with get_client(sync_client=True) as client:
-            found = client.read_flow_run(flow_run_id)
-            if not _is_over(found, run):  # nobody asked for it any more: an ordinary failure
-                return
-            state = found.state
-            if state is not None and state.is_cancelling():
-                message = "Flow run was cancelled; its tasks have ended, what they had committed is kept."
-                state = client.set_flow_run_state(flow_run_id, Cancelled(message=message), force=True).state
-    except Exception as failure:
-        log.warning("the server was not told that this run ends (%s: %s)", type(failure).__name__, failure)
-    raise RunEnded(f"the server calls this flow run {state.name if state else 'ended'}: {error}", state) from error
-
-
 @contextlib.contextmanager
 def heeds_stops(home: str) -> Iterator[None]:
-    """Look, while the block runs in a worker of a cluster, whether its flow run was asked to stop; else do nothing.
+    """Let the work of a task end as `TaskStopped` where the flow's thread waits for it and knows of no end.
+
+    On a worker of a cluster a thread looks whether the flow run was asked to stop; in the flow's own process
+    `tasks.cancellation` does, and an end by a signal, which the flow's thread has too, goes on as it is.
 
     Parameters
     ----------
@@ -151,13 +107,21 @@ def heeds_stops(home: str) -> Iterator[None]:
         If it was, and the block has ended at a report.
     """
     context, run = FlowRunContext.get(), current_run()
-    if context is None or not context.detached or context.flow_run is None or run is None:
+    if context is None or context.flow_run is None or run is None:
         yield
+        return
+    if not context.detached:
+        try:
+            yield
+        except StopRequested as stop:
+            if has_ended(run):
+                raise TaskStopped(str(stop)) from stop
+            raise
         return
     ended = threading.Event()
     thread = threading.Thread(
         target=contextvars.copy_context().run,  # it holds the address of the server
-        args=(_watch, home_path(home), run, context.flow_run.id, ended),
+        args=(_watch, home_path(home), ServerWord(context.flow_run.id, run), ended),
         name="heeds-stops",
         daemon=True,
     )
@@ -170,19 +134,16 @@ def heeds_stops(home: str) -> Iterator[None]:
         ended.set()
 
 
-def _watch(home: Path, run: str, flow_run_id: UUID, ended: threading.Event) -> None:
+def _watch(home: Path, word: ServerWord, ended: threading.Event) -> None:
     every_s = LOOK_SECONDS if remote_address(home) is None else REMOTE_LOOK_SECONDS
-    asked_at = time.monotonic()
     while not ended.wait(every_s):
-        if _marked(home, run):
-            note_stop(run)
+        if _marked(home, word.run):
+            note_stop(word.run)
             return
-        if time.monotonic() - asked_at >= ASK_SECONDS:
-            asked_at = time.monotonic()
-            if _has_ended(flow_run_id, run):
-                log.warning("the server says that the flow run of this task has ended; it stops at its next report")
-                note_stop(run)
-                return
+        if word.is_due() and word.is_over():
+            log.warning("the server says that the flow run of this task has ended; it stops at its next report")
+            note_stop(word.run)
+            return
 
 
 def _marked(home: Path, run: str) -> bool:
@@ -192,18 +153,3 @@ def _marked(home: Path, run: str) -> bool:
     except (DihalError, OSError) as error:  # the work does not hang on it; the next look may succeed
         log.debug("no look at the stop marks (%s)", error)
         return False
-
-
-def _has_ended(flow_run_id: UUID, run: str) -> bool:
-    try:
-        with get_client(sync_client=True) as client:
-            return _is_over(client.read_flow_run(flow_run_id), run)
-    except Exception as error:
-        log.debug("the server does not say how the flow run is (%s: %s)", type(error).__name__, error)
-        return False
-
-
-def _is_over(found: FlowRun, run: str) -> bool:
-    """Say whether the attempt `run` of a flow run is over: that state is final or Cancelling, or a later one has begun."""
-    state, attempt = found.state, int(run.rpartition("-")[2])
-    return found.run_count > attempt or (state is not None and (state.is_final() or state.is_cancelling()))

@@ -4,7 +4,7 @@ Python delivers a signal to the main thread only, and Prefect waits for its task
 run may end: without this a cancelled training would run to its end first. The flow's thread notes that
 its run was asked to stop; every task looks at each of its progress reports (a training step, a batch,
 a subsample) and ends there, as a crash that says why. What was committed stays. How the tasks on a cluster
-come to know of it: `tasks.remote_stops`.
+come to know of it: `tasks.remote_stops`; how a flow does that is cancelled where no signal comes: `tasks.cancellation`.
 """
 
 import functools
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class TaskStopped(Exception):
-    """A task on a worker of a cluster has ended because its run was asked to stop: `StopRequested` for the way home.
+    """A task has ended because its run was asked to stop: `StopRequested` for the way to a flow that waits for it.
 
     An `Exception`, because Dask's client does not come back from an end that is none.
     """
@@ -28,6 +28,8 @@ class TaskStopped(Exception):
 
 _stopping: set[str] = set()
 """Attempts of flow runs, as `current_run` names them, that were asked to stop."""
+_ended: set[str] = set()
+"""Those of them that the server calls over: their flow's thread has heard of nothing and waits."""
 
 
 def stops_tasks(step: Callable[P, R]) -> Callable[P, R]:
@@ -55,6 +57,17 @@ def current_run() -> str | None:
 def note_stop(run: str) -> None:
     """Let the tasks of `run` in this process end at their next report."""
     _stopping.add(run)
+
+
+def note_end(run: str) -> None:
+    """Let the tasks of `run` in this process end at their next report, because the server calls that run over."""
+    _ended.add(run)
+    note_stop(run)
+
+
+def has_ended(run: str) -> bool:
+    """Say whether the server was heard to call `run` over."""
+    return run in _ended
 
 
 def end_if_asked(run: str | None) -> None:

@@ -35,12 +35,13 @@ from dihal_core.study import (
     study_name,
     units_of,
 )
+from tasks.cancellation import end_if_stopped, heeds_server
 from tasks.capacity import units_at_once
 from tasks.dump_help import DumpHelp
 from tasks.links import links, place
 from tasks.memory import PeakMemory
 from tasks.progress import ProgressArtifact, artifact_key
-from tasks.remote_stops import end_if_stopped, stops_workers
+from tasks.remote_stops import stops_workers
 from tasks.slots import task_tags
 from tasks.stages import TASKS
 from tasks.stopping import stops_tasks
@@ -102,6 +103,7 @@ class StudyRun:
     @told_in_journal
     @stops_tasks
     @stops_workers
+    @heeds_server
     def run(self, stage: str, tolerate_failures: bool = False) -> None:
         """Run all units of `stage` and keep their records; a failed unit stops the study unless tolerated."""
         started = time.monotonic()

@@ -19,7 +19,7 @@ from prefect.states import Cancelling, Crashed
 
 from dihal_core.status import home_status
 from flows import server
-from tasks.remote_stops import ASK_SECONDS
+from tasks.cancellation import ASK_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -161,12 +161,14 @@ def test_a_stopped_flow_stops_its_task_on_a_worker_elsewhere_and_keeps_the_steps
         assert steps_saved(home) == kept, "nobody works on it any more"
 
 
-@pytest.mark.parametrize("runner", ["dask", "ray"])
+@pytest.mark.parametrize("runner", ["threads", "dask", "ray"])
 def test_a_run_cancelled_where_no_worker_kills_its_process_ends_cancelled_with_its_task(environment, tmp_path, runner):
-    pytest.importorskip(CLUSTERS[runner][1])
     home = tmp_path / "runs"
-    words = [sys.executable, "-m", "flows.cli", "study", "--profile", "smoke", "--home", str(home)]
-    words += ["--set", f"compute.runner={runner}", "compute.runner_workers=2", *LONG_TRAINING]
+    words = [sys.executable, "-m", "flows.cli", "study", "--profile", "smoke", "--home", str(home), "--set"]
+    if runner != "threads":
+        pytest.importorskip(CLUSTERS[runner][1])
+        words += [f"compute.runner={runner}", "compute.runner_workers=2"]
+    words += LONG_TRAINING
     with open(tmp_path / "flow-log", "w", encoding="utf-8") as log:
         flow = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

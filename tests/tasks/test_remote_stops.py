@@ -20,9 +20,10 @@ from dihal_core.errors import NumericsError
 from dihal_core.profiles import load_study
 from dihal_core.remote import failures
 from dihal_core.stops import ask_to_stop, forget_stops, is_asked_to_stop
-from tasks import remote_stops
+from tasks import cancellation, remote_stops
+from tasks.cancellation import RunEnded, end_if_stopped
 from tasks.progress import TaskProgress
-from tasks.remote_stops import RunEnded, end_if_stopped, heeds_stops, stops_workers, tell_workers
+from tasks.remote_stops import heeds_stops, stops_workers, tell_workers
 from tasks.stopping import TaskStopped, current_run
 
 STEPS = 1500
@@ -113,7 +114,7 @@ def test_a_run_that_the_server_says_is_over_ends_its_task_without_a_mark_and_kee
     told, becomes, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(remote_stops, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(remote_stops, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(cancellation, "ASK_SECONDS", 0.1)
     reached.clear()
     with pytest.raises(RunEnded, match="the server calls this flow run .*finished work is kept") as caught:
         told_by_the_server(tmp_path, told)
