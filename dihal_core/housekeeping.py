@@ -260,12 +260,14 @@ def remove(home: Path, chosen: Iterable[Leftover]) -> list[Leftover]:
     Returns
     -------
     list of Leftover
-        What was removed; what somebody began to make meanwhile is not among it.
+        What was removed; what somebody began to make, or a study came to need, meanwhile is not among it.
 
     Raises
     ------
     ResourceError
         If a study is running in `home`: it may be about to use any of them.
+    ArtifactError
+        If what the studies refer to cannot be read.
     """
     with try_lock(home / IN_USE, fcntl.LOCK_EX) as alone:
         if alone is None:
@@ -273,8 +275,10 @@ def remove(home: Path, chosen: Iterable[Leftover]) -> list[Leftover]:
                 f"a study is running in {home} and may be about to use these stores; wait until it has ended, then "
                 "run the same command again (nothing was removed)"
             )
-        done = []
+        kept, done = referred(home), []
         for leftover in chosen:
+            if leftover.kind == "store" and f"{leftover.path.parent.name}/{leftover.path.name}" in kept:
+                continue
             with try_lock(leftover.path.parent / f".{leftover.key}.lock", fcntl.LOCK_EX) as mine:
                 if mine is None or not leftover.path.is_dir():
                     continue

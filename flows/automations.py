@@ -1,4 +1,7 @@
-"""Applies `deployments/automations.yaml`: made if new, updated if known by name, so that it can be run again."""
+"""Applies `deployments/automations.yaml`: made if new, updated if known by name, so that it can be run again.
+
+A run that is gone tells nobody itself: where a notification block is named (`flows.hooks`), the server does.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,12 @@ import yaml
 from dihal_core.errors import ConfigError, ResourceError
 
 AUTOMATIONS_FILE = Path("deployments/automations.yaml")
+CALLED_CRASHED = {
+    "type": "send-notification",
+    "subject": "DiHAL: {{ flow_run.name }} sends no heartbeats and is called Crashed",
+    "body": "Its process is gone, or cannot reach the server. Resume: prefect flow-run retry {{ flow_run.id }}",
+}
+"""What the server tells; the block is added to it."""
 
 
 def read_automations(path: Path) -> list[dict[str, Any]]:
@@ -42,9 +51,14 @@ def apply_automations(url: str, project: Path, say: Callable[[str], None]) -> No
     from prefect.events.schemas.automations import AutomationCore
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    from flows.hooks import notification_block
+
     wanted = read_automations(project / AUTOMATIONS_FILE)
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        told = _block_id(client, notification_block(), say)
         for data in wanted:
+            if told is not None and any(action.get("state") == "CRASHED" for action in data.get("actions", [])):
+                data["actions"].append({**CALLED_CRASHED, "block_document_id": told})
             try:
                 automation = AutomationCore.model_validate(data)
                 known = client.read_automations_by_name(automation.name)
@@ -58,3 +72,18 @@ def apply_automations(url: str, project: Path, say: Callable[[str], None]) -> No
                     f"({type(error).__name__}: {error}); correct it and run `dihal up` again"
                 ) from error
     say(f"automations applied: {', '.join(str(data['name']) for data in wanted)}")
+
+
+def _block_id(client: Any, name: str | None, say: Callable[[str], None]) -> str | None:
+    """Return the id of the notification block `name`, None if there is none: then the server tells nobody."""
+    if name is None:
+        return None
+    slug, _, block = name.partition("/")
+    try:
+        return str(client.read_block_document_by_name(block, slug).id)
+    except Exception as error:
+        say(
+            f"no notification block {name!r} on the server ({type(error).__name__}): nobody is told of runs whose process "
+            "is gone; make the block (deployments/README.md) and run `dihal up` again"
+        )
+        return None

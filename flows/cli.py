@@ -136,7 +136,7 @@ def _home(arguments: argparse.Namespace) -> Path:
 def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
     from dihal_core.planning import preflight
     from dihal_core.stages import check_stages
-    from flows import console, server
+    from flows import console
     from tasks.engines import require_engine
 
     settings, overrides = _settings(arguments, flow_name)
@@ -146,7 +146,6 @@ def _run(arguments: argparse.Namespace, flow_name: str) -> dict[str, Any]:
     for line in preflight(settings, home, flow_name):
         console.say(line)
     url = console.connect(home, arguments.port)
-    os.environ.update(server.prefect_environment(home, url))
     if flow_name == "locate":
         from flows.locate import locate as flow
     elif flow_name == "ablate":

@@ -54,14 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run one of the flows of this module and print its answer; 3 if layers are missing."""
     from dihal_core.stages import check_stages
     from dihal_core.store import resolve_home
-    from flows import console, server
+    from flows import console
 
     check_stages(getattr(arguments, "force", ()))
     home = resolve_home(arguments.home)
     os.environ["DIHAL_HOME"] = str(home)
     parameters = _checked(arguments, home)
     url = console.connect(home, arguments.port)
-    os.environ.update(server.prefect_environment(home, url))
     flow = _flow(arguments.command)
     console.show_logs()  # after the import of Prefect, whose own lines it leaves to the UI
     result = flow(**parameters)

@@ -47,13 +47,19 @@ def show_logs() -> None:
 
 
 def connect(home: Path, port: int | None) -> str:
-    """Return the API URL to use: `$PREFECT_API_URL` if it answers, else this home's own server, started if need be."""
+    """Return the API URL to use: `$PREFECT_API_URL` if it answers, else this home's own server, started if need be.
+
+    The environment of this process is then that of every Prefect process of the home. Prefect reads it when it is
+    imported first, which must be later.
+    """
     given = os.environ.get("PREFECT_API_URL")
     if given and server.healthy(given):
+        os.environ.update(server.prefect_environment(home, given))
         return given
     if given:
         say(f"PREFECT_API_URL {given} does not answer; using a local server")
     url = server.ensure_server(home, say, port)
+    os.environ.update(server.prefect_environment(home, url))
     project = Path.cwd()
     if (project / server.PREFECT_FILE).is_file():
         server.write_prefect_toml(home, url, project)

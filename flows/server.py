@@ -57,6 +57,7 @@ def prefect_environment(home: Path, url: str | None = None) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "dihal_core,tasks,flows",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_CLIENT_MAX_RETRIES": "8",  # doubling waits, eight minutes in all: a server may restart in mid-run
         "PREFECT_CLI_PROMPT": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "true",

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from dihal_core.progress import LoggedProgress
 from tasks.stopping import current_run, end_if_asked
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 
 ARTIFACT_EVERY_S = 15.0
 """Seconds between updates in the UI: every one costs the server a write."""
+PATIENCE_SECONDS = 5.0
+"""What the work waits for a server to take one: the next report comes soon."""
 
 
 def artifact_key(*parts: str) -> str:
@@ -41,11 +44,12 @@ class ProgressArtifact:
                 return
             self._shown_at, self._percent = now, percent
             try:
-                if self._artifact is None:
-                    made: Any = create_progress_artifact(percent, key=self.key, description=text)
-                    self._artifact = made
-                else:
-                    update_progress_artifact(self._artifact, progress=percent, description=text)
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: PATIENCE_SECONDS}):
+                    if self._artifact is None:
+                        made: Any = create_progress_artifact(percent, key=self.key, description=text)
+                        self._artifact = made
+                    else:
+                        update_progress_artifact(self._artifact, progress=percent, description=text)
             except Exception as error:  # the server may be away for a moment; the work goes on
                 log.warning("progress %s not shown in the UI (%s: %s)", self.key, type(error).__name__, error)
 

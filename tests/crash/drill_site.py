@@ -17,14 +17,17 @@ from uuid import UUID, uuid4
 import httpx
 import psutil
 from prefect import flow
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
+from prefect.variables import Variable
 
 from dihal_core.inspection import inspect_store
 from flows import server
+from flows.hooks import NOTIFY_VARIABLE
 
 PATIENCE_SECONDS = 600
 TOLD_WITHIN_SECONDS = 120
@@ -82,6 +85,13 @@ class Site:
     def up(self) -> None:
         """Start whatever does not run."""
         self.dihal("up", "--port", str(self.port))
+
+    def notify(self, url: str) -> None:
+        """Let what goes wrong be told at `url`."""
+        with temporary_settings({PREFECT_API_URL: self.url}):
+            body = {"subject": "{{subject}}", "body": "{{body}}"}
+            CustomWebhookNotificationBlock(name="ops", url=url, json_data=body).save("drills", overwrite=True)
+            Variable.set(NOTIFY_VARIABLE, "custom-webhook/drills", overwrite=True)
 
     @property
     def url(self) -> str:

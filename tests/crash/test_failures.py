@@ -45,13 +45,21 @@ def note(event: str, state, seconds: float | None, tasks: str, afterwards: str) 
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def told_people(receiving):
+    with receiving() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, told_people):
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(ROOT / "deployments", folder / "project" / "deployments")
     port = server.free_port(int(os.environ.get("DIHAL_TEST_PORT", "4750")))
     made = drills.Site(folder / "project", folder / "runs", port, {**CANARIES, "PYTHONPATH": str(ROOT)})
     try:
         made.up()
+        made.notify(told_people.url)
+        made.up()  # the automation tells too from now on
         yield made
     finally:
         made.dihal("down")
@@ -77,6 +85,17 @@ def lost_tasks(site, run) -> list[str]:
         time.sleep(0.5)
 
 
+def were_told(told_people, run) -> str:
+    """What people were told of a run that ended badly, once: by its process, by its worker, or by the server."""
+    deadline = time.monotonic() + 20
+    while not (found := [message for message in told_people.messages if str(run) in message["body"]]):
+        assert time.monotonic() < deadline, f"nobody was told of {run}: {told_people.messages}"
+        time.sleep(0.2)
+    (message,) = found
+    assert f"prefect flow-run retry {run}" in message["body"]
+    return message["subject"]
+
+
 def fill(path: Path) -> None:
     """Write until nothing more fits."""
     handle = os.open(path, os.O_CREAT | os.O_WRONLY)
@@ -97,7 +116,7 @@ def check_stores(home: Path, undisturbed: Path) -> None:
     assert {name: wanted[name] for name in found} == found
 
 
-def test_kill_9_of_the_flow_process(site, undisturbed, tmp_path):
+def test_kill_9_of_the_flow_process(site, undisturbed, told_people, tmp_path):
     home = tmp_path / "runs"
     run = site.start(home)
     drills.wait_for_work(home, "replace")
@@ -105,6 +124,7 @@ def test_kill_9_of_the_flow_process(site, undisturbed, tmp_path):
     assert state.type == StateType.CRASHED
     check_stores(home, undisturbed)
     assert lost_tasks(site, run) == []
+    assert "Crashed" in were_told(told_people, run)
     tasks = site.task_counts(run)
     assert "Crashed" in tasks
     again = site.retry(run)
@@ -129,7 +149,7 @@ def test_kill_9_of_the_worker_leaves_the_study_running_to_its_end(site, undistur
     note("kill -9 of the worker", state, None, site.task_counts(run), "nothing to do: it ran to its end")
 
 
-def test_kill_9_of_flow_process_and_worker(site, undisturbed, tmp_path):
+def test_kill_9_of_flow_process_and_worker(site, undisturbed, told_people, tmp_path):
     home = tmp_path / "runs"
     run = site.start(home)
     foreign = site.foreign_run()
@@ -139,6 +159,7 @@ def test_kill_9_of_flow_process_and_worker(site, undisturbed, tmp_path):
     state, seconds = site.told(run, drills.stop(process, signal.SIGKILL))
     assert state.type == StateType.CRASHED
     assert "heartbeat" in state.message
+    assert "is called Crashed" in were_told(told_people, run)
     check_stores(home, undisturbed)
     site.up()
     again = site.retry(run)
@@ -151,7 +172,7 @@ def test_kill_9_of_flow_process_and_worker(site, undisturbed, tmp_path):
     note("kill -9 of both", state, seconds, f"after the retry: {tasks}", "retry: Completed, same digests")
 
 
-def test_sigterm_stops_the_training_at_its_next_step(site, undisturbed, tmp_path):
+def test_sigterm_stops_the_training_at_its_next_step(site, undisturbed, told_people, tmp_path):
     home = tmp_path / "runs"
     run = site.start(home)
     drills.wait_for_work(home, "replace")
@@ -165,6 +186,7 @@ def test_sigterm_stops_the_training_at_its_next_step(site, undisturbed, tmp_path
     assert ended < 30
     check_stores(home, undisturbed)
     assert lost_tasks(site, run) == []
+    assert "Crashed" in were_told(told_people, run)
     assert site.task_states(run)["replace"] == "Crashed"
     tasks = site.task_counts(run)
     again = site.retry(run)
@@ -220,7 +242,7 @@ def test_ctrl_c_in_the_terminal_stops_the_training_at_its_next_step(site, undist
     note(f"Ctrl-C (gone after {ended:.0f} s)", first.state, ended, tasks, "same command again: same digests")
 
 
-def test_cancel_from_the_ui(site, undisturbed, tmp_path):
+def test_cancel_from_the_ui(site, undisturbed, told_people, tmp_path):
     home = tmp_path / "runs"
     run = site.start(home)
     drills.wait_for_work(home, "replace")
@@ -235,6 +257,7 @@ def test_cancel_from_the_ui(site, undisturbed, tmp_path):
     assert drills.saved_work(home, "replace")
     check_stores(home, undisturbed)
     assert lost_tasks(site, run) == []
+    assert "Cancel" in were_told(told_people, run)
     tasks = site.task_counts(run)
     again = site.finished(site.start(home))
     assert again.name == "Completed", again.message
@@ -242,27 +265,25 @@ def test_cancel_from_the_ui(site, undisturbed, tmp_path):
     note("cancelled from the UI", state, seconds, tasks, "next run: Completed, same digests")
 
 
-def test_the_server_restarts_in_mid_run(site, undisturbed, tmp_path):
+@pytest.mark.parametrize("seconds_away", [5, 100])
+def test_the_server_restarts_in_mid_run(site, undisturbed, tmp_path, seconds_away):
     home = tmp_path / "runs"
     run = site.start(home)
     drills.wait_for_work(home, "replace")
     process = site.flow_process(home)
     site.kill("server")
-    time.sleep(5)
+    time.sleep(seconds_away)  # 100: longer than the automation grants a run between two heartbeats
     site.up()
     psutil.wait_procs([process], timeout=drills.PATIENCE_SECONDS)
     state, _ = site.told(run, time.monotonic())
     check_stores(home, undisturbed)
-    outcome = "nothing to do: it ran to its end"
-    if state.name != "Completed":  # the study may lose its server for good; it must then say so and resume
-        again = site.retry(run)
-        assert again.name == "Completed", again.message
-        outcome = "retry: Completed, same digests"
+    assert state.name == "Completed", state.message
     assert drills.digests(home) == drills.digests(undisturbed)
-    note("kill -9 of the server, up again after 5 s", state, None, site.task_counts(run), outcome)
+    outcome = "nothing to do: it ran to its end"
+    note(f"kill -9 of the server, up again after {seconds_away} s", state, None, site.task_counts(run), outcome)
 
 
-def test_a_full_disk(site, undisturbed, tmp_path):
+def test_a_full_disk(site, undisturbed, told_people, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -278,6 +299,7 @@ def test_a_full_disk(site, undisturbed, tmp_path):
         assert state.type == StateType.FAILED
         assert "disk" in state.message
         assert "is full" in state.message
+        assert "Failed" in were_told(told_people, run)
         check_stores(home, undisturbed)
         tasks = site.task_counts(run)
         filler.unlink()
@@ -289,7 +311,7 @@ def test_a_full_disk(site, undisturbed, tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_one_layer_fails_for_good(site, undisturbed, tmp_path):
+def test_one_layer_fails_for_good(site, undisturbed, told_people, tmp_path):
     home = tmp_path / "runs"
     (store,) = (undisturbed / "sweep").glob("L02-*")
     obstacle = home / "sweep" / f"{store.name}.partial"
@@ -299,6 +321,7 @@ def test_one_layer_fails_for_good(site, undisturbed, tmp_path):
     state = site.finished(run)
     assert state.name == "Partial"
     assert "L02" in state.message
+    assert "Partial" in were_told(told_people, run)
     assert site.task_states(run)["sweep-L02"] == "Failed"
     missing = set(drills.digests(undisturbed)) - set(drills.digests(home))
     assert "sweep/2" in missing

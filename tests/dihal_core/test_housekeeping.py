@@ -193,3 +193,12 @@ def test_a_store_that_is_being_made_again_meanwhile_stays(home):
     with store_lock(home, "corpus", key("c2")):
         assert names(remove(home, found)) == UNUSED - stores("corpus/c2")
     assert inspect_store(home, "corpus", key("c2")).state == "intact"
+
+
+def test_a_store_that_a_study_came_to_need_after_the_listing_stays(home):
+    found = leftovers(home, older_than_days=0.0)
+    publish(home, "second", [found_in(home, "activations", "a2")])
+    gone = remove(home, found)
+    assert names(gone) == stores("geometry/L01-nobody")
+    assert inspect_store(home, "activations", key("a2")).state == "intact"
+    assert inspect_store(home, "corpus", key("c2")).state == "intact"  # it was made from that

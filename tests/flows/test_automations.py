@@ -2,11 +2,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.events.schemas.automations import AutomationCore, Posture
 
 from dihal_core.errors import ConfigError, ResourceError
 from flows.automations import AUTOMATIONS_FILE, apply_automations, read_automations
+from flows.hooks import NOTIFY_ENVIRONMENT
 from flows.server import prefect_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +37,20 @@ def test_applying_twice_leaves_one_and_takes_over_changes(prefect_server, tmp_pa
         (found,) = client.read_automations_by_name("dihal-dead-runs")
     assert found.trigger.within == timedelta(seconds=70)
     assert said == ["automations applied: dihal-dead-runs"] * 2
+
+
+def test_the_server_tells_of_runs_that_are_gone_where_a_block_is_named(prefect_server, monkeypatch):
+    CustomWebhookNotificationBlock(name="ops", url="http://127.0.0.1:9/hook").save("dihal-gone", overwrite=True)
+    for named, actions in [("custom-webhook/dihal-gone", 2), ("custom-webhook/nobody", 1), ("", 1)]:
+        monkeypatch.setenv(NOTIFY_ENVIRONMENT, named)
+        said = []
+        apply_automations(prefect_server, ROOT, said.append)
+        with get_client(sync_client=True) as client:
+            (found,) = client.read_automations_by_name("dihal-dead-runs")
+            block = client.read_block_document_by_name("dihal-gone", "custom-webhook")
+        assert len(found.actions) == actions
+        assert [action.block_document_id for action in found.actions[1:]] == [block.id] * (actions - 1)
+        assert ("no notification block 'custom-webhook/nobody'" in said[0]) == named.endswith("nobody")
 
 
 @pytest.mark.parametrize("text", ["", "automations", "other: []", "{"])

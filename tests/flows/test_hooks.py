@@ -1,9 +1,6 @@
 """Hooks against a real server and a real receiver of notifications."""
 
-import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from prefect import flow, task
@@ -29,34 +26,10 @@ from flows.watch import watch
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-class Receiver:
-    """A web hook on loopback that keeps what it gets."""
-
-    def __init__(self):
-        self.messages = received = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_):
-                return None
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/hook"
-
-
 @pytest.fixture
-def receiver():
-    made = Receiver()
-    yield made
-    made.server.shutdown()
+def receiver(receiving):
+    with receiving() as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,6 +1,10 @@
+import socket
+import time
+
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks import progress
 from tasks.progress import TaskProgress
@@ -61,3 +65,15 @@ def test_a_server_that_is_away_does_not_stop_the_work(monkeypatch, caplog):
     monkeypatch.setattr(progress, "create_progress_artifact", away)
     TaskProgress("sweep-L01", "away", every_s=0.0)(1, 2, "steps")
     assert "not shown in the UI (ConnectionError: no route)" in caplog.text
+
+
+def test_a_server_that_says_nothing_holds_the_work_up_for_seconds_only(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.5)
+    with socket.socket() as silent:  # takes connections and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        began = time.monotonic()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{silent.getsockname()[1]}/api"}):
+            TaskProgress("sweep-L01", "silent-progress")(1, 1, "steps")
+    assert time.monotonic() - began < 8
+    assert "not shown in the UI" in caplog.text
