@@ -179,9 +179,14 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     }
 
 
-def plan_study(settings: StudySettings, home: Path, flow: str = "full-study") -> list[dict[str, Any]]:
-    """Return one row per stage of `flow`: units, status, why, bytes, hours, task runs. Runs nothing."""
-    records: Records = {}
+def plan_study(
+    settings: StudySettings, home: Path, flow: str = "full-study", made_before: Records | None = None
+) -> list[dict[str, Any]]:
+    """Return one row per stage of `flow`: units, status, why, bytes, hours, task runs. Runs nothing.
+
+    `made_before` are records of stages that the flow takes from elsewhere.
+    """
+    records: Records = dict(made_before or {})
     pull_study(home, study_name(settings))  # its seals are in the report's key
     costs = stage_costs(settings)
     rows = []

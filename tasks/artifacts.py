@@ -17,6 +17,9 @@ from tasks.progress import artifact_key
 
 log = logging.getLogger(__name__)
 
+MOST_SETTINGS = 6000
+"""Characters of settings below an artifact."""
+
 
 def study_slug(request: StageRequest) -> str:
     """Return `<profile>-<backbone>`: the prefix of all artifact keys of one study."""
@@ -34,10 +37,12 @@ def _image(png: bytes, alternative: str) -> str:
 def _footer(request: StageRequest, record: StageRecord) -> str:
     made = STAGES[request.stage].writes
     settings = {path: value for path, value in request.document["settings"].items() if path and path != "all"}
+    text = json.dumps(settings, indent=1)
+    cut = "" if len(text) <= MOST_SETTINGS else f"The first {MOST_SETTINGS:,} characters; all are in the manifest.\n"
     return (
         f"\n\n---\nStore: {store_place(record)}  \n"
         f"Holds: {made}  \nDigest: `{record.digest[:16]}`, key: `{record.key}`\n\n"
-        f"Settings read by this stage:\n```json\n{json.dumps(settings, indent=1)[:6000]}\n```\n"
+        f"Settings read by this stage:\n```json\n{text[:MOST_SETTINGS]}\n```\n{cut}"
     )
 
 

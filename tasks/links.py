@@ -8,6 +8,8 @@ container that is gone.
 from pathlib import Path
 
 from dihal_core.remote.address import is_address, remote_address
+from dihal_core.remote.link import home_path
+from dihal_core.requests import StageRequest
 from dihal_core.store import StageRecord
 
 
@@ -17,6 +19,13 @@ def links(folder: Path, journal: Path | None = None, record: StageRecord | None 
     store = f"Store: {store_place(record)}  \n" if record is not None else ""
     settings = f"Settings: {place(home, journal, 'status')}, read by `dihal status`\n" if journal else ""
     return f"\n\n---\n{store}Study: {place(home, folder)}  \n{settings}"
+
+
+def coming_links(request: StageRequest) -> str:
+    """Return Markdown that says where the store of a request will lie; its manifest holds the settings."""
+    home = home_path(request.home)
+    store = place(home, home / request.stage / request.key, f"verify {request.stage}/{request.key} --no-model")
+    return f"\n\n---\nStore, once made: {store}; settings: `study_settings` in its `manifest.json`\n"
 
 
 def place(home: Path, path: Path, command: str = "report") -> str:

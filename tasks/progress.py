@@ -27,10 +27,13 @@ def artifact_key(*parts: str) -> str:
 
 
 class ProgressArtifact:
-    """One progress artifact, made at the first report and moved at most every 15 s; its text is the description."""
+    """One progress artifact, made at the first report and moved at most every 15 s; its text is the description.
 
-    def __init__(self, key: str):
-        self.key = key
+    `foot` is Markdown that stands below each text: where what is made will lie.
+    """
+
+    def __init__(self, key: str, foot: str = ""):
+        self.key, self.foot = key, foot
         self._shown_at = -ARTIFACT_EVERY_S
         self._percent = 0.0
         self._artifact: UUID | None = None
@@ -46,10 +49,10 @@ class ProgressArtifact:
             try:
                 with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: PATIENCE_SECONDS}):
                     if self._artifact is None:
-                        made: Any = create_progress_artifact(percent, key=self.key, description=text)
+                        made: Any = create_progress_artifact(percent, key=self.key, description=text + self.foot)
                         self._artifact = made
                     else:
-                        update_progress_artifact(self._artifact, progress=percent, description=text)
+                        update_progress_artifact(self._artifact, progress=percent, description=text + self.foot)
             except Exception as error:  # the server may be away for a moment; the work goes on
                 log.warning("progress %s not shown in the UI (%s: %s)", self.key, type(error).__name__, error)
 
@@ -65,8 +68,8 @@ class TaskProgress(LoggedProgress):
     A report of a run that was asked to stop ends the task (see `tasks.stopping`).
     """
 
-    def __init__(self, label: str, key: str, every_s: float = 5.0):
-        self.artifact = ProgressArtifact(key)
+    def __init__(self, label: str, key: str, every_s: float = 5.0, foot: str = ""):
+        self.artifact = ProgressArtifact(key, foot)
         super().__init__(label, every_s=every_s, also=self.artifact.show)
         self._run = current_run()
 

@@ -14,6 +14,7 @@ from dihal_core.runner import ensure
 from dihal_core.stages import STAGES, Stage
 from tasks.artifacts import publish, study_slug
 from tasks.caching import CONTENT_KEY
+from tasks.links import coming_links
 from tasks.progress import TaskProgress, artifact_key
 from tasks.remote_stops import heeds_stops
 from tasks.retries import RETRY
@@ -30,7 +31,9 @@ def stage_task(stage: Stage) -> Task[Any, Any]:
     def run(request: dict[str, Any], show: bool = True) -> dict[str, Any]:
         asked = StageRequest.from_json(request)
         enter_worker(asked)
-        progress = TaskProgress(asked.label, artifact_key(study_slug(asked), asked.label, "progress"))
+        progress = TaskProgress(
+            asked.label, artifact_key(study_slug(asked), asked.label, "progress"), foot=coming_links(asked)
+        )
         with heeds_stops(asked.home):
             record = ensure(asked, progress)
         progress.end()

@@ -117,7 +117,7 @@ class StudyRun:
         self.futures[stage] = []
         if self.journal is not None:
             self.journal.expect(self.named(stage), total)
-        artifact = ProgressArtifact(artifact_key(self.ledger["study"], self.named(stage), "progress"))
+        artifact = ProgressArtifact(artifact_key(self.ledger["study"], self.named(stage), "progress"), self.links())
         landed: queue.SimpleQueue[str | int | None] = queue.SimpleQueue()
         while pending or flying:
             while pending and len(flying) < workers:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.sorting import ArtifactSort
 
 from dihal_core.errors import ConfigError
 from dihal_core.stages import FLOWS
@@ -92,6 +93,11 @@ def test_an_evaluation_measures_the_stored_hybrid_with_other_steps_and_trains_no
     assert "bridge@3" in content(result)["results"]["evaluate"]["heldout"]["arms"]
     assert {path.parent.name for path in home.glob("replace/*/manifest.json")} == before
     assert json.loads((Path(replaced["folder"]) / "replace.json").read_bytes()) == content(replaced)
+    journal = json.loads((Path(result["folder"]) / "runs" / "evaluate.json").read_bytes())
+    chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[journal["process"]["flow_run"]]))
+    with get_client(sync_client=True) as client:
+        first = client.read_artifacts(artifact_filter=chosen, sort=ArtifactSort.CREATED_DESC, limit=200)[-1]
+    assert "| evaluate | 2 | 2 | will run:" in first.data
 
 
 def test_an_evaluation_may_not_ask_for_another_hybrid(home, replaced, capsys):
@@ -138,6 +144,10 @@ def test_artifacts_lead_to_stores_and_settings_and_progress_moves(home, swept):
     progress = found["smoke-random-llama-4-layers-d-32-s0-sweep-progress"]
     assert progress.type == "progress"
     assert progress.data == 100.0
+    assert (Path(swept["folder"]) / "runs" / "sweep.json").as_uri() in progress.description
+    training = found["smoke-random-llama-4-layers-d-32-sweep-l01-progress"]
+    (store,) = (home / "sweep").glob("L01-*")
+    assert f"Store, once made: `{store}`" in training.description
     assert "3/3 layers" in progress.description
     for key in ("activations", "geometry-l02", "sweep-l01", "agreement"):
         assert found[f"smoke-random-llama-4-layers-d-32-{key}-progress"].data == 100.0
