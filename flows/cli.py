@@ -237,6 +237,7 @@ def _up(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"no {server.PREFECT_FILE} under {project}; run this from the project folder")
     url = server.ensure_server(home, console.say, arguments.port)
     server.write_prefect_toml(home, url, project)
+    os.environ.update(server.prefect_environment(home, url))
     from flows import operating  # Prefect's client: seconds to import
 
     gpus = operating.chosen_gpus(arguments.gpus)

@@ -61,7 +61,7 @@ def connect(home: Path, port: int | None) -> str:
     url = server.ensure_server(home, say, port)
     os.environ.update(server.prefect_environment(home, url))
     project = Path.cwd()
-    if (project / server.PREFECT_FILE).is_file():
+    if (project / server.PREFECT_FILE).is_file() and not server.prefect_toml_leads_elsewhere(home, project):
         server.write_prefect_toml(home, url, project)
     if (project / AUTOMATIONS_FILE).is_file():
         apply_automations(url, project, log.debug)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -245,6 +246,16 @@ def write_prefect_toml(home: Path, url: str, project: Path) -> None:
         "[server]\nanalytics_enabled = false\n"
     )
     write_atomically(project / "prefect.toml", text.encode())
+
+
+def prefect_toml_leads_elsewhere(home: Path, project: Path) -> bool:
+    """Say whether the project's prefect.toml names another home's server that answers: an operator's `dihal up`."""
+    text = _text(project / "prefect.toml")
+    try:
+        url = tomllib.loads(text).get("api", {}).get("url", "")
+    except (tomllib.TOMLDecodeError, AttributeError):
+        return False
+    return str(state_folder(home)) not in text and isinstance(url, str) and healthy(url)
 
 
 def _stop(home: Path, name: str, facts: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.server import prefect_environment
+from flows.server import prefect_environment, prefect_toml_leads_elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -50,3 +50,13 @@ def test_a_study_in_the_project_folder_runs_under_the_settings_of_the_home(given
         wanted["PREFECT_RESULTS_DEFAULT_SERIALIZER"],
         ",".join(sorted(wanted["PREFECT_LOGGING_EXTRA_LOGGERS"].split(","))),
     ]
+
+
+def test_a_study_in_another_home_leaves_the_project_to_the_server_that_was_put_up(prefect_server, tmp_path):
+    text = f'home = "/operators/.prefect"\n\n[api]\nurl = "{prefect_server}"\n'
+    (tmp_path / "prefect.toml").write_text(text, encoding="utf-8")
+    assert prefect_toml_leads_elsewhere(tmp_path / "runs", tmp_path)
+    assert not prefect_toml_leads_elsewhere(Path("/operators"), tmp_path)  # its own
+    for gone in (text.replace(prefect_server, "http://127.0.0.1:9/api"), "[api", "api = 3", "api = {url = 4}", ""):
+        (tmp_path / "prefect.toml").write_text(gone, encoding="utf-8")
+        assert not prefect_toml_leads_elsewhere(tmp_path / "runs", tmp_path)
