@@ -12,6 +12,12 @@ from dihal_core.reporting.formatting import (
 from dihal_core.reporting.palette import arm_kind, arm_label
 from dihal_core.reporting.results import Json
 
+SWEEP_CONTROLS = {
+    "ridge": "the ridge map",
+    "regressor": "the same network without diffusion",
+    "table": "the per-token table",
+}
+
 
 def _said(kind: str, about: str, text: str) -> Json:
     """Return one sentence: kind is control (a control wins), caution or support; about names the question."""
@@ -120,21 +126,22 @@ def where_sentence(where: Json | None) -> list[Json]:
 
 
 def sweep_sentence(sweeps: dict[int, Json]) -> Json | None:
-    """Return at how many layers the ridge map leaves less variance unexplained than the trained bridge."""
-    pairs, tables = [], []
+    """Return at how many layers each control leaves no more variance unexplained than the trained bridge."""
+    wins: dict[str, list[bool]] = {name: [] for name in SWEEP_CONTROLS}
     for block in sweeps.values():
-        bridge, ridge, table = ((block["arms"].get(arm) or {}).get("fvu") for arm in ("bridge", "ridge", "table"))
-        if bridge is not None and ridge is not None:
-            pairs.append(ridge <= bridge)
-        if bridge is not None and table is not None:
-            tables.append(table <= bridge)
-    if not pairs:
+        bridge = (block["arms"].get("bridge") or {}).get("fvu")
+        for name, found in wins.items():
+            control = (block["arms"].get(name) or {}).get("fvu")
+            if bridge is not None and control is not None:
+                found.append(control <= bridge)
+    if not wins["ridge"]:
         return None
-    wins = sum(pairs)
-    kind = "control" if 2 * wins >= len(pairs) or 2 * sum(tables) >= max(1, len(tables)) else "support"
-    text = f"At the sweep's budget the ridge map is at least as good as the trained bridge at {wins} of {len(pairs)} layers"
-    if any(tables):
-        text += f", the per-token table at {sum(tables)} of {len(tables)}"
+    kind = "control" if any(found and 2 * sum(found) >= len(found) for found in wins.values()) else "support"
+    text = "At the sweep's budget the ridge map is at least as good as the trained bridge"
+    text += f" at {sum(wins['ridge'])} of {len(wins['ridge'])} layers"
+    for name, phrase in list(SWEEP_CONTROLS.items())[1:]:
+        if any(wins[name]):
+            text += f", {phrase} at {sum(wins[name])} of {len(wins[name])}"
     return _said(kind, "sweep", f"{text} (fraction of variance unexplained).")
 
 
@@ -148,12 +155,15 @@ def gap_sentence(layers: list[int]) -> Json:
 def lead_sentences(sentences: list[Json]) -> list[Json]:
     """Return the first lines of the report: cautions on the selection; controls that win, else what supports the method.
 
-    At most three sentences on prediction, and one each on the hybrid (headline set) and the sweep.
+    At most three sentences on prediction, one each on the hybrid (headline set) and the sweep, and one on a control that
+    cannot be told from the hybrid's bridge.
     """
     where = [item for item in sentences if item["about"] == "where"]
     for kind in ("control", "support", "caution"):
         chosen = [item for item in sentences if item["kind"] == kind and item["about"] != "where"]
         if chosen:
             about = {name: [i for i in chosen if i["about"] == name] for name in ("predicted", "hybrid", "sweep")}
-            return where + about["predicted"][:3] + about["hybrid"][:1] + about["sweep"][:1]
+            ties = [item for item in sentences if item["kind"] == "caution" and item["about"] == "hybrid"]
+            hybrid = about["hybrid"][:1] + [item for item in ties[:1] if item not in about["hybrid"][:1]]
+            return where + about["predicted"][:3] + hybrid + about["sweep"][:1]
     return where

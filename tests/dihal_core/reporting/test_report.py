@@ -237,6 +237,9 @@ def test_a_bridge_and_score_that_win_are_said_to_without_a_warning(data, results
         block["predictors"][name]["spearman"] = 0.1
     for found in block["partial"].values():
         found.update(value=0.6, low=0.3, high=0.8)
+    for block in data["sweep"].values():
+        if block["arms"].get("regressor"):
+            block["arms"]["regressor"]["fvu"] = 2.0
     for evaluation in data["evaluate"].values():
         evaluation["differences"] = {
             "bridge@1 - ridge": {"kl": {"value": -0.2, "low": -0.3, "high": -0.1}, "nll": None}

@@ -62,13 +62,33 @@ def test_a_bridge_that_wins_has_its_advantage_as_a_positive_number(data):
 
 
 def test_the_sweep_counts_layers_where_ridge_is_at_least_as_good(data):
+    for block in data["sweep"].values():
+        if block["arms"].get("regressor"):
+            block["arms"]["regressor"]["fvu"] = 2.0
     sentence = sweep_sentence(data["sweep"])
     assert "10 of 28 layers" in sentence["text"]
+    assert "without diffusion" not in sentence["text"]
     assert sentence["kind"] == "support"
     for block in data["sweep"].values():
         block["arms"]["ridge"]["fvu"] = 0.0
     assert sweep_sentence(data["sweep"])["kind"] == "control"
     assert sweep_sentence({3: {"arms": {"bridge": None, "ridge": None}}}) is None
+
+
+def test_a_regressor_that_wins_the_sweep_is_named_and_is_a_control(data):
+    trained = [block["arms"] for block in data["sweep"].values() if block["arms"].get("regressor")]
+    for arms in trained:
+        arms["regressor"]["fvu"] = arms["bridge"]["fvu"]
+    sentence = sweep_sentence(data["sweep"])
+    assert f"the same network without diffusion at {len(trained)} of {len(trained)} (" in sentence["text"]
+    assert sentence["kind"] == "control"
+
+
+def test_a_tie_with_a_control_stands_in_the_lead_beside_what_wins(data):
+    tie = {"kind": "caution", "about": "hybrid", "text": "the bridge and the regressor are not distinguishable"}
+    wins = {"kind": "support", "about": "hybrid", "text": "the bridge beats the ridge map"}
+    assert lead_sentences([wins, tie]) == [wins, tie]
+    assert lead_sentences([tie]) == [tie]
 
 
 def test_the_lead_is_about_controls_if_one_wins(data):
@@ -78,8 +98,9 @@ def test_the_lead_is_about_controls_if_one_wins(data):
         gap_sentence([7]),
     ]
     lead = lead_sentences(sentences)
-    assert {item["kind"] for item in lead} == {"control"}
-    assert [item["about"] for item in lead] == ["predicted", "predicted", "hybrid"]
+    assert [item["kind"] for item in lead] == ["control", "control", "control", "caution"]
+    assert [item["about"] for item in lead] == ["predicted", "predicted", "hybrid", "hybrid"]
+    assert "not distinguishable" in lead[-1]["text"]
     assert lead_sentences([]) == []
 
 
