@@ -39,7 +39,7 @@ test: $(STAMP)-test style
 
 ## make test-slow  crash drills and the end-to-end study with a real server and worker (minutes)
 test-slow: $(STAMP)-test
-	@$(PIP) -e ".[test,dask,ray]" # without them the cluster tests would be skipped
+	@$(PIP) -e ".[test,dask,ray,lm-eval]" # without them the tests of clusters and of lm-eval would be skipped
 	@$(BIN)/python -m pytest -m slow
 
 ## make test-gpu   tests that need a CUDA device
@@ -88,7 +88,7 @@ ci:
 
 # A drill that fails is run once more, by itself: the first run names it, and what fails twice fails.
 slow-twice: $(STAMP)-test
-	@$(PIP) -e ".[test,dask,ray]"
+	@$(PIP) -e ".[test,dask,ray,lm-eval]"
 	@$(BIN)/python -m pytest -m slow -rs; code=$$?; test $$code -eq 1 || exit $$code; \
 		echo "== slow tests that failed are run again, by themselves"; \
 		$(BIN)/python -m pytest -m slow --last-failed --last-failed-no-failures=none

@@ -82,6 +82,7 @@ def test_the_task_is_two_files(tmp_path):
     assert json.loads((folder / "dihal_wiki.yaml").read_text())["output_type"] == "loglikelihood_rolling"
 
 
+@pytest.mark.slow  # where the extra is installed
 def test_lm_eval_finds_the_word_perplexity_of_the_model(hybrid, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="the extra dihal[lm-eval] is not installed")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -95,6 +96,7 @@ def test_lm_eval_finds_the_word_perplexity_of_the_model(hybrid, tmp_path, monkey
     assert found["hybrid"]["bits_per_byte"] != pytest.approx(found["teacher"]["bits_per_byte"], rel=1e-3)
 
 
+@pytest.mark.slow  # where the extra is installed
 def test_choices_and_generated_text_go_through_the_same_model(hybrid):
     pytest.importorskip("lm_eval", reason="the extra dihal[lm-eval] is not installed")
     from lm_eval.api.instance import Instance
