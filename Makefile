@@ -3,6 +3,8 @@
 #   PYTHON       interpreter of the virtual environment (3.11 or newer)
 #   TORCH_INDEX  extra package index for torch, e.g. PyTorch's CPU or CUDA wheel index; empty: the default index.
 #                The tested build is torch 2.13.0 for CPU; CUDA builds of the same version run the same code.
+#   JOBS         test files that run side by side
+#   COVER        not empty: `make test` also measures the coverage of dihal_core and fails below 90 %
 #   PROFILE, BACKBONE, SEED, SET   passed to `dihal study`, e.g. make study SET="sweep.training.max_steps=40"
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -17,6 +19,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 HOME_OF_STUDY ?=
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+COVERAGE := --cov=dihal_core --cov-report=term:skip-covered --cov-fail-under=90
 STUDY := $(if $(HOME_OF_STUDY),--home $(HOME_OF_STUDY)) --profile $(PROFILE) --seed $(SEED) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(SET),--set $(SET))
 
 .PHONY: help types study test test-slow test-gpu style links audit secrets check bench coverage ci slow-twice quickstart image up down plan install clean
@@ -35,12 +40,12 @@ plan: $(STAMP)
 
 ## make test       install and run style, import rules and all fast tests
 test: $(STAMP)-test style
-	@$(BIN)/python -m pytest
+	@$(PYTEST) $(if $(COVER),$(COVERAGE))
 
 ## make test-slow  crash drills and the end-to-end study with a real server and worker (minutes)
 test-slow: $(STAMP)-test
 	@$(PIP) -e ".[test,dask,ray,lm-eval]" # without them the tests of clusters and of lm-eval would be skipped
-	@$(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 ## make test-gpu   tests that need a CUDA device
 test-gpu: $(STAMP)-test
@@ -80,7 +85,7 @@ bench: $(STAMP)-test
 
 ## make coverage   coverage of dihal_core by its own fast tests; fails below 90 %
 coverage: $(STAMP)-test
-	@$(BIN)/python -m pytest tests/dihal_core --cov=dihal_core --cov-report=term:skip-covered --cov-fail-under=90
+	@$(PYTEST) tests/dihal_core $(COVERAGE)
 
 ## make ci         what .ci/run does: check, test, the slow tests and one quickstart, with the minutes so far (an hour on two cores)
 ci:
@@ -89,7 +94,7 @@ ci:
 # A drill that fails is run once more, by itself: the first run names it, and what fails twice fails.
 slow-twice: $(STAMP)-test
 	@$(PIP) -e ".[test,dask,ray,lm-eval]"
-	@$(BIN)/python -m pytest -m slow -rs; code=$$?; test $$code -eq 1 || exit $$code; \
+	@$(PYTEST) -m slow -rs; code=$$?; test $$code -eq 1 || exit $$code; \
 		echo "== slow tests that failed are run again, by themselves"; \
 		$(BIN)/python -m pytest -m slow --last-failed --last-failed-no-failures=none
 
