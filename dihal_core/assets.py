@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.config import StudySettings
+from dihal_core.contract import StageContext
 from dihal_core.errors import AssetError, ConfigError, nearest
 from dihal_core.files import require_disk
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord
 from dihal_core.wheels import Member, Wheel, obtain_wheel, unpack_member
 

@@ -14,6 +14,7 @@ from prefect.futures import PrefectFuture
 from dihal_core.change import sentence
 from dihal_core.config import StudySettings
 from dihal_core.config.targets import explain_targets
+from dihal_core.contract import unit_label
 from dihal_core.errors import ArtifactError, DihalError, NetworkError, ResourceError
 from dihal_core.explain import explain
 from dihal_core.exposition import write_metrics
@@ -23,7 +24,7 @@ from dihal_core.housekeeping import hold_home
 from dihal_core.journal import RunJournal
 from dihal_core.remote.link import push_study, read_manifest
 from dihal_core.requests import StageRequest, find, snapshot_code
-from dihal_core.stages import STAGES, check_stages, unit_label
+from dihal_core.stages import STAGES, check_stages
 from dihal_core.store import StageRecord, discard_store, store_lock
 from dihal_core.study import (
     PUBLISHED,

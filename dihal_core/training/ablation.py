@@ -26,6 +26,7 @@ from dihal_core.bridges.frame import Arm, Frame, TrainedArm
 from dihal_core.bridges.regressor import RidgeArm
 from dihal_core.bridges.splits import split_by_document
 from dihal_core.config import BridgeBase
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
 from dihal_core.evaluation.evaluate import (
@@ -41,7 +42,6 @@ from dihal_core.hybrid.leaks import require_no_leak
 from dihal_core.hybrid.model import Hybrid
 from dihal_core.progress import Progress
 from dihal_core.seeding import training_seed
-from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.closed_form import seen_windows, table_arm, wide_ridge_arm

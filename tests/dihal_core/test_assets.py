@@ -8,10 +8,10 @@ import pytest
 
 from dihal_core import assets, wheels
 from dihal_core.assets import ASSETS, Asset, asset_file, build_asset, required_assets
+from dihal_core.contract import StageContext
 from dihal_core.errors import AssetError, ConfigError, NetworkError
 from dihal_core.inspection import inspect_store
 from dihal_core.profiles import load_study
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord, StageStore
 from dihal_core.wheels import Member, Wheel, obtain_wheel, unpack_member
 
