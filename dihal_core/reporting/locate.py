@@ -13,7 +13,7 @@ from dihal_core.contract import StageContext
 from dihal_core.geometry.table import read_table
 from dihal_core.reporting.draw_locate import draw_cka, draw_geometry, draw_score
 from dihal_core.reporting.formatting import interval_text, percent, value_of
-from dihal_core.reporting.page import Picture
+from dihal_core.reporting.pictures import Picture
 from dihal_core.reporting.questions import PAPER_PICKS
 from dihal_core.reporting.report import render_html
 from dihal_core.reporting.results import Json, StudyResults, load_results

@@ -26,7 +26,8 @@ from dihal_core.reporting.formatting import (
     value_of,
 )
 from dihal_core.reporting.ledger import code_of, ledger_json, versions_of
-from dihal_core.reporting.page import Picture, page_of, pictures_of, tables_of
+from dihal_core.reporting.page import page_of, tables_of
+from dihal_core.reporting.pictures import Picture, pictures_of
 from dihal_core.reporting.results import Json, StudyResults, load_results, without_bulk
 
 PACKAGE = "dihal_core.reporting"
