@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from dihal_core.assets import PACKAGED_PAGES
+from dihal_core.asset_list import PACKAGED_PAGES
 from dihal_core.contract import StageContext
 from dihal_core.corpus.builtin import read_builtin
 from dihal_core.corpus.dolma import shard_reader
