@@ -12,7 +12,7 @@ import psutil
 
 from dihal_core.config import StudySettings
 from dihal_core.errors import DihalError
-from dihal_core.planning import stage_costs
+from dihal_core.estimates import stage_costs
 from dihal_core.provenance import package_version
 from dihal_core.remote.link import check_home
 from dihal_core.requests import find

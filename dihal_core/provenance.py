@@ -22,7 +22,7 @@ _parsing = threading.Lock()
 BY_VALUE = frozenset(
     {
         f"{PACKAGE}.{name}"
-        for name in ("config", "errors", "progress", "remote", "stages", "profiles", "provenance", "store")
+        for name in ("config", "contract", "errors", "progress", "remote", "stages", "profiles", "provenance", "store")
     }
 )
 """Modules and packages that no key covers: their effect is in the key by value, or they change no number."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.config import StudySettings
+from dihal_core.contract import unit_label
 from dihal_core.inspection import StoreStatus, inspect_store
 from dihal_core.provenance import code_closure, package_version
 from dihal_core.remote.link import home_path, home_uri
-from dihal_core.stages import STAGES, unit_label
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord
 
 Inputs = Mapping[str, StageRecord | Mapping[str | int, StageRecord]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dihal_core.config import StudySettings
+from dihal_core.contract import SettingsView, StageContext
 from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.files import full_disk
 from dihal_core.inspection import inspect_folder, inspect_store
@@ -18,7 +19,7 @@ from dihal_core.progress import Progress, silent
 from dihal_core.provenance import code_closure
 from dihal_core.remote.link import forget_partial, home_path, is_present, resumable, share
 from dihal_core.requests import StageRequest, find, records_in
-from dihal_core.stages import STAGES, SettingsView, StageContext
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, StageStore, discard_store, store_lock
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dihal_core.assets import required_assets
+from dihal_core.asset_list import required_assets
 from dihal_core.backbones.identity import backbone_identity, pin_revision
 from dihal_core.bridges.ablation_arms import ablation_units
 from dihal_core.change import FILES, publish_change, with_change

@@ -7,6 +7,7 @@ from prefect import flow
 from dihal_core.design import for_design
 from flows.opening import flow_run_name, open_study
 from flows.options import flow_options
+from tasks.publishing import finish
 
 
 @flow(name="dihal-ablate", **flow_options(flow_run_name))
@@ -35,4 +36,4 @@ def ablate(
     study.run("gates")
     study.run("ablate")
     study.run("ablation")
-    return study.finish("ablation")
+    return finish(study, "ablation")

@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from flows.cli_study import run_flow
+
 DESCRIPTION = (
     "Train bridges and controls at one layer on the same windows, batches, steps and tokens, with several seeds, and "
     "print a table with budgets, document intervals and spread over seeds (the paper's appendix D.1). An interrupted "
@@ -37,3 +39,12 @@ def with_choices(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.arms is not None:
         arguments.assignments.append(f"ablation.arms={json.dumps(arguments.arms)}")
     return arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the comparison; always 0, a failed arm is an error."""
+    run_flow(with_choices(arguments), "ablate")
+    return 0
+
+
+COMMANDS = {"ablate": run}

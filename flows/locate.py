@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.opening import flow_run_name, open_study
 from flows.options import flow_options
+from tasks.publishing import finish
 
 
 @flow(name="dihal-locate", **flow_options(flow_run_name))
@@ -33,4 +34,4 @@ def locate(
     study.run("score")
     study.run("metrics")
     study.run("locate")
-    return study.finish("locate")
+    return finish(study, "locate")

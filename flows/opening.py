@@ -15,6 +15,7 @@ from dihal_core.profiles import load_study
 from dihal_core.store import resolve_home
 from dihal_core.study import pin_settings, stages_of
 from flows.guard import guard_run, guard_settings
+from tasks.publishing import show_plan
 from tasks.runners import choose_runner
 from tasks.slots import ensure_limits, gpu_slots, visible_gpus
 from tasks.study import StudyRun
@@ -61,7 +62,7 @@ def open_study(
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))
     preflight(settings, study.home, flow)
     begin(study, flow)
-    study.show_plan(plan_study(settings, study.home, flow))
+    show_plan(study, plan_study(settings, study.home, flow))
     return study
 
 

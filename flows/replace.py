@@ -7,6 +7,7 @@ from prefect import flow
 from flows.opening import flow_run_name, open_study
 from flows.options import flow_options
 from tasks.concluding import replace_outcome
+from tasks.publishing import seal
 
 
 @flow(name="dihal-replace", **flow_options(flow_run_name))
@@ -37,7 +38,7 @@ def replace(
         study.run("activations")
         study.run("geometry")
         study.run("score")
-        study.seal()
+        seal(study)
     study.run("replace")
     study.run("evaluate")
     study.run("hybrid")

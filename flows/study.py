@@ -8,6 +8,7 @@ from prefect.states import Completed
 
 from flows.opening import flow_run_name, open_study
 from flows.options import flow_options
+from tasks.publishing import finish, seal
 
 
 @flow(name="dihal", **flow_options(flow_run_name))
@@ -34,7 +35,7 @@ def full_study(
     study.run("activations")
     study.run("geometry")
     study.run("score")
-    study.seal()
+    seal(study)
     if study.sweeps:
         study.run("ridge")
         study.run("sweep", tolerate_failures=True)
@@ -45,7 +46,7 @@ def full_study(
     study.run("hybrid")
     study.run("report")
 
-    result = study.finish()
+    result = finish(study)
     if study.failed:
         layers = ", ".join(result["failed_layers"])
         return Completed(name="Partial", message=f"layers {layers} are missing; run again to fill them", data=result)

@@ -9,6 +9,7 @@ from prefect.states import Completed
 from flows.opening import flow_run_name, open_study
 from flows.options import flow_options
 from tasks.concluding import sweep_outcome
+from tasks.publishing import seal
 
 
 @flow(name="dihal-sweep", **flow_options(flow_run_name))
@@ -35,7 +36,7 @@ def sweep(
     study.run("activations")
     study.run("geometry")
     study.run("score")
-    study.seal()
+    seal(study)
     study.run("ridge")
     study.run("sweep", tolerate_failures=True)
     study.run("agreement")

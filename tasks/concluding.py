@@ -16,6 +16,7 @@ from dihal_core.store import StageRecord, read_json
 from dihal_core.study import publish_hybrid
 from tasks.links import place
 from tasks.progress import artifact_key
+from tasks.publishing import outcome
 from tasks.study import StudyRun
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def conclude(study: StudyRun, flow: str, lines: list[str], results: Json) -> dic
     }
     write_atomically(page, dump_json(content))
     write_atomically(study.folder / f"{flow}-ledger.json", dump_json(study.ledger))
-    return study.outcome(page, lines, flow)
+    return outcome(study, page, lines, flow)
 
 
 def _by_unit(study: StudyRun, stage: str, name: str) -> Json:

@@ -9,9 +9,10 @@ from typing import Any
 from prefect import Task, task
 from prefect.runtime import task_run
 
+from dihal_core.contract import Stage
 from dihal_core.requests import StageRequest
 from dihal_core.runner import ensure
-from dihal_core.stages import STAGES, Stage
+from dihal_core.stages import STAGES
 from tasks.artifacts import publish, study_slug
 from tasks.caching import CONTENT_KEY
 from tasks.links import coming_links

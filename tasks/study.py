@@ -8,37 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 
-from dihal_core.change import sentence
 from dihal_core.config import StudySettings
-from dihal_core.config.targets import explain_targets
 from dihal_core.errors import ArtifactError, DihalError, NetworkError, ResourceError
 from dihal_core.explain import explain
-from dihal_core.exposition import write_metrics
 from dihal_core.files import full_disk
-from dihal_core.history import read_result
 from dihal_core.housekeeping import hold_home
 from dihal_core.journal import RunJournal
-from dihal_core.remote.link import push_study, read_manifest
+from dihal_core.remote.link import read_manifest
 from dihal_core.requests import StageRequest, find, snapshot_code
-from dihal_core.stages import STAGES, check_stages, unit_label
+from dihal_core.stages import STAGES, check_stages
 from dihal_core.store import StageRecord, discard_store, store_lock
-from dihal_core.study import (
-    PUBLISHED,
-    Records,
-    publish_hybrid,
-    publish_study,
-    request_for,
-    seal_selection,
-    study_name,
-    units_of,
-)
+from dihal_core.study import Records, request_for, study_name, units_of
 from tasks.cancellation import end_if_stopped, heeds_server
 from tasks.capacity import units_at_once
 from tasks.dump_help import DumpHelp
-from tasks.links import links, place
+from tasks.links import links
 from tasks.memory import PeakMemory
 from tasks.progress import ProgressArtifact, artifact_key
 from tasks.remote_stops import stops_workers
@@ -223,38 +209,6 @@ class StudyRun:
         """Whether any candidate trains a bridge for the comparison with the score."""
         return self.settings.sweep_layers != "none"
 
-    @told_in_journal
-    def seal(self) -> None:
-        """Commit the selection before the first bridge is trained."""
-        sealed = seal_selection(self.home, self.settings, self.record("score"))
-        create_markdown_artifact(
-            f"## Sealed selection: layer {sealed['selected_layer']}\n\nScore digest `{sealed['score_digest']}`, "
-            f"committed {sealed['committed']}. "
-            + (
-                "No bridge of this home had been trained before it."
-                if not sealed["earlier_sweep_stores"]
-                else f"**{sealed['earlier_sweep_stores']} bridges had been trained in this home before it.**"
-            )
-            + self.links(self.record("score")),
-            key=artifact_key(self.ledger["study"], "sealed-selection"),
-        )
-        log.info("selection sealed: layer %s, digest %s", sealed["selected_layer"], sealed["score_digest"][:12])
-
-    def show_plan(self, rows: list[dict[str, Any]]) -> None:
-        """Publish the run's first artifact: what will run and why; a forced stage runs whatever is stored."""
-        lines = "\n".join(
-            f"| {row['stage']} | {row['units']} | {row['units'] if row['stage'] in self.force else row['to_run']} | "
-            f"{'will run: forced' if row['stage'] in self.force else row['why']} |"
-            for row in rows
-        )
-        targets = any(row["stage"] == "sweep" for row in rows) and f"\n\n{explain_targets(self.settings)}"
-        create_markdown_artifact(
-            f"## What will run and why\n\n| stage | units | to run | why |\n|---|---:|---:|---|\n{lines}{targets or ''}"
-            + self.links(),
-            key=artifact_key(self.ledger["study"], "plan"),
-            description="why each stage runs again or is taken from its store",
-        )
-
     @property
     def folder(self) -> Path:
         """Folder of the study: results, journal, settings."""
@@ -272,49 +226,9 @@ class StudyRun:
         ]
         return sum(read_manifest(record)["bytes"] for record in records)
 
-    @told_in_journal
-    def finish(self, stage: str = "report") -> dict[str, Any]:
-        """Publish the page of the flow's last stage and the ledger; return the result as a small record."""
-        report = self.record(stage)
-        self.settle()
-        page = publish_study(self.home, self.settings, report, self.ledger)
-        if isinstance(self.records.get("hybrid"), StageRecord):
-            publish_hybrid(self.record("hybrid"), page.parent)
-        answer = [str(line) for line in report.counts["answer"]]
-        change = (read_result(page.parent / PUBLISHED[stage][1]) or {}).get("difference")
-        if change and self.journal is not None:
-            self.journal.content["difference"] = sentence(change)
-        return self.outcome(page, [*answer, change["line"]] if change else answer, stage)
-
     def settle(self) -> None:
         """Complete the ledger."""
         self.ledger["wall_seconds"] = round(time.monotonic() - self.started, 2)
         self.ledger["peak_memory_bytes"] = self._memory.bytes()
         self.ledger["store_bytes"] = self._store_bytes()
         self.ledger["reasons"] = dict(self.reasons)
-
-    def outcome(self, page: Path, answer: list[str], stage: str) -> dict[str, Any]:
-        """Show the answer as the run's last artifact, close the journal, and return the result as a small record."""
-        shared = push_study(self.home, page.parent.name)
-        create_markdown_artifact(
-            "## Answer\n\n"
-            + "\n".join(f"- {line}" for line in answer)
-            + f"\n\nReport: {place(self.home, page)}"
-            + self.links(),
-            key=artifact_key(self.ledger["study"], "answer" if stage == "report" else f"{stage}-answer"),
-        )
-        if self.journal is not None:
-            write_metrics(self.home, self.ledger["study"], self.journal.content["flow"], self.ledger, len(self.failed))
-            missing = ", ".join(unit_label(unit) for unit in self.failed)
-            self.journal.close("partial" if missing else "finished", f"missing {missing}" if missing else None)
-        return {
-            "study": self.ledger["study"],
-            "folder": str(page.parent),
-            "report": str(page),
-            **({"shared": shared} if shared else {}),
-            "answer": answer,
-            "failed_layers": {unit_label(unit): text for unit, text in self.failed.items()},
-            "wall_seconds": self.ledger["wall_seconds"],
-            "store_bytes": self.ledger["store_bytes"],
-            "peak_memory_bytes": self.ledger["peak_memory_bytes"],
-        }

@@ -24,10 +24,10 @@ from dihal_core.activations.verify import verify
 from dihal_core.activations.workers import Work, helpers
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
 from dihal_core.files import require_disk
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord, StageStore
 
 log = logging.getLogger(__name__)

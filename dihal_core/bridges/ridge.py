@@ -15,9 +15,9 @@ from dihal_core.bridges.fitting import fit_condition
 from dihal_core.bridges.linear import RidgeFactor
 from dihal_core.bridges.splits import split_by_document
 from dihal_core.bridges.standardise import Standardiser
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord
 
 THREADS = 2

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from dihal_core.backbones.tokenizers import load_tokenizer, pad_id, separator_id
+from dihal_core.contract import StageContext
 from dihal_core.corpus.documents import digest_of, seeded_rank
 from dihal_core.corpus.pools import read_pool
 from dihal_core.corpus.sampling import SPOOL
@@ -17,7 +18,6 @@ from dihal_core.corpus.selection import Selection, select
 from dihal_core.corpus.sources import Pool, Source
 from dihal_core.corpus.tokenise import WindowEncoder
 from dihal_core.corpus.windows import SPLITS, save_windows
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dihal_core.assets import ASSETS, asset_file
+from dihal_core.asset_list import ASSETS
+from dihal_core.assets import asset_file
 from dihal_core.corpus.documents import Document
 from dihal_core.corpus.python_texts import read_code, read_docstrings, read_topics
 from dihal_core.corpus.sources import Origin, Pool, Source

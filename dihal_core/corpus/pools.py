@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from dihal_core.assets import PACKAGED_PAGES
+from dihal_core.asset_list import PACKAGED_PAGES
+from dihal_core.contract import StageContext
 from dihal_core.corpus.builtin import read_builtin
 from dihal_core.corpus.dolma import shard_reader
 from dihal_core.corpus.dolma_plan import make_plan
@@ -15,7 +16,6 @@ from dihal_core.corpus.sampling import Reader, sample
 from dihal_core.corpus.sources import Pool
 from dihal_core.corpus.tokenise import WindowEncoder
 from dihal_core.corpus.wikitext import read_wikitext
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord
 
 Assets = Mapping[str, StageRecord]

@@ -22,6 +22,7 @@ from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.arms import load_arms
 from dihal_core.bridges.frame import Arm
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
 from dihal_core.evaluation.evaluate import score_batch
@@ -30,7 +31,6 @@ from dihal_core.evaluation.intervals import DocumentBootstrap, perplexity, sum_b
 from dihal_core.hybrid.model import Hybrid
 from dihal_core.progress import Progress
 from dihal_core.seeding import stream
-from dihal_core.stages import StageContext
 
 RESULT = "cost.json"
 HEADLINE = ("eval_wiki", "heldout")

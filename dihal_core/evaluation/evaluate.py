@@ -17,13 +17,13 @@ from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.arms import load_arms
 from dihal_core.bridges.frame import Arm
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
 from dihal_core.evaluation.likelihood import TokenMetrics, score_finals
 from dihal_core.evaluation.summary import TEACHER, summarise
 from dihal_core.hybrid.leaks import require_no_leak
 from dihal_core.hybrid.model import Hybrid
-from dihal_core.stages import StageContext
 
 PROBED_WINDOWS = 4
 

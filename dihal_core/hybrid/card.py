@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dihal_core.assets import ASSETS
+from dihal_core.asset_list import ASSETS
 from dihal_core.reporting.formatting import DASH, integer, interval_text, number, percent, value_of
 
 Json = Mapping[str, Any]

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.backbones.tokenizers import load_tokenizer, quiet_transformers
+from dihal_core.contract import StageContext
 from dihal_core.files import write_atomically
 from dihal_core.hybrid.assemble import hybrid_of_store
 from dihal_core.hybrid.card import model_card
 from dihal_core.hybrid.checkpoint import load_hybrid, save_hybrid
 from dihal_core.hybrid.tokenizer import hybrid_tokenizer, tokens_of
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord, read_json
 
 CARD = "README.md"

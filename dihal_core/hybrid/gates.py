@@ -15,11 +15,11 @@ from dihal_core.backbones.backbone import Backbone
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.bridges.causality import random_arm
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import GateError
 from dihal_core.hybrid.leaks import backbone_leak, control_leak, require_no_leak
 from dihal_core.progress import Progress
-from dihal_core.stages import StageContext
 
 WINDOWS = 4
 PROBED_ARMS = ("bridge", "regressor")

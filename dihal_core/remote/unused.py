@@ -15,8 +15,9 @@ from typing import Any
 
 from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.files import MANIFEST
-from dihal_core.housekeeping import DEFAULT_AGE_DAYS, IN_USE, followed, names_stores, texts_of_studies, try_lock
+from dihal_core.housekeeping import DEFAULT_AGE_DAYS, IN_USE, try_lock
 from dihal_core.journal import process_alive, process_place
+from dihal_core.references import followed, names_stores, texts_of_studies
 from dihal_core.remote import copies, garbage
 from dihal_core.remote.address import working_copy
 from dihal_core.remote.home import remote_home

@@ -7,12 +7,12 @@ other stage depends on it. Every number beside the seconds does.
 import statistics
 from typing import Any
 
+from dihal_core.contract import StageContext
 from dihal_core.evaluation.ablation import compare_arms
 from dihal_core.reporting.formatting import bounds_of, integer, interval_text, number, value_of
 from dihal_core.reporting.questions import set_label
 from dihal_core.reporting.results import Json
 from dihal_core.reporting.tables import Column, Table
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord, read_json
 
 RESULT = "ablate.json"

@@ -1,4 +1,4 @@
-"""The figures that UI artifacts show, as PNG bytes; what lies beside the report is drawn by `page.pictures_of`.
+"""The figures that UI artifacts show, as PNG bytes; what lies beside the report is drawn by `pictures.pictures_of`.
 
 Every function takes the JSON result it draws, keeps no state between calls and gives the same bytes each time.
 """

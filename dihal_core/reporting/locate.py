@@ -9,10 +9,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from dihal_core.contract import StageContext
 from dihal_core.geometry.table import read_table
 from dihal_core.reporting.draw_locate import draw_cka, draw_geometry, draw_score
 from dihal_core.reporting.formatting import interval_text, percent, value_of
-from dihal_core.reporting.page import Picture
+from dihal_core.reporting.pictures import Picture
 from dihal_core.reporting.questions import PAPER_PICKS
 from dihal_core.reporting.report import render_html
 from dihal_core.reporting.results import Json, StudyResults, load_results
@@ -24,7 +25,6 @@ from dihal_core.reporting.tables_locate import (
     stability_table,
     variant_table,
 )
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord
 
 TEMPLATE = "locate.html.j2"

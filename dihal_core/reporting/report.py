@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from dihal_core.contract import StageContext
 from dihal_core.reporting.answer import build_answer
 from dihal_core.reporting.formatting import (
     DASH,
@@ -25,9 +26,9 @@ from dihal_core.reporting.formatting import (
     value_of,
 )
 from dihal_core.reporting.ledger import code_of, ledger_json, versions_of
-from dihal_core.reporting.page import Picture, page_of, pictures_of, tables_of
+from dihal_core.reporting.page import page_of, tables_of
+from dihal_core.reporting.pictures import Picture, pictures_of
 from dihal_core.reporting.results import Json, StudyResults, load_results, without_bulk
-from dihal_core.stages import StageContext
 
 PACKAGE = "dihal_core.reporting"
 TEMPLATES_SHA256 = "784e75067bc398d761b099e9baa745fd86fff1603f6aa39085749a35e2aa8b3a"

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dihal_core.contract import StageContext
 from dihal_core.remote.link import read_manifest
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord, read_json
 
 Json = dict[str, Any]

@@ -9,7 +9,6 @@ Letters: B windows, T positions, D hidden size.
 """
 
 import dataclasses
-import time
 import weakref
 from typing import Any, cast
 
@@ -19,13 +18,12 @@ import torch
 from dihal_core.backbones.backbone import Backbone
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.backbones.threads import resolve_device, use_threads
-from dihal_core.bridges.ablation_arms import ABLATION_ARMS, AblationArm, parse_unit, row_name
-from dihal_core.bridges.arms import own_state
+from dihal_core.bridges.ablation_arms import ABLATION_ARMS, parse_unit, row_name
 from dihal_core.bridges.fitting import LayerFacts, fit_condition, fit_frame
 from dihal_core.bridges.frame import Arm, Frame, TrainedArm
-from dihal_core.bridges.regressor import RidgeArm
 from dihal_core.bridges.splits import split_by_document
 from dihal_core.config import BridgeBase
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import Windows, load_windows
 from dihal_core.errors import ConfigError
 from dihal_core.evaluation.evaluate import (
@@ -41,27 +39,15 @@ from dihal_core.hybrid.leaks import require_no_leak
 from dihal_core.hybrid.model import Hybrid
 from dihal_core.progress import Progress
 from dihal_core.seeding import training_seed
-from dihal_core.stages import StageContext
+from dihal_core.training.ablation_fit import CLOCK, fitted_parameters, obtain_arm
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
-from dihal_core.training.closed_form import seen_windows, table_arm, wide_ridge_arm
-from dihal_core.training.loop import train
 from dihal_core.training.losses import validation_errors
 from dihal_core.training.phases import Phases
-from dihal_core.training.results import (
-    Trained,
-    find_trained,
-    fresh_arms,
-    keep_trained,
-    require_layer,
-    trained_arms,
-)
-from dihal_core.training.suffix import SuffixObjective
+from dihal_core.training.results import require_layer
 from dihal_core.training.targets import RecomputeTargets
 
 RESULT = "ablate.json"
-CLOCK = "training-clock"
-"""Commit record that holds seconds: records are no part of a store's digest."""
 OUTLIER_RATIO = 4.0
 """As in sweep and replace by default; FVU without outliers is not part of the comparison."""
 SHARES = {"condition": 5.0, "layer": 3.0, "train": 70.0, "validate": 2.0, "evaluate": 20.0}
@@ -110,7 +96,7 @@ def build_ablate(context: StageContext) -> dict[str, Any]:
     device = resolve_device(settings.compute.device)
     backbone = load_backbone(settings.backbone, inputs["assets"], device, settings.seed)
     source, facts, train_windows, validation = _prepare(context, backbone, bridge, layer, phases)
-    arms, trained, states = _train(context, spec, bridge, layer, seed, source, train_windows, phases.of("train"))
+    arms, trained, states = obtain_arm(context, spec, bridge, layer, seed, source, train_windows, phases.of("train"))
     errors = validation_errors(arms, source, validation, facts, OUTLIER_RATIO, phases.of("validate"))
     arm = arms[spec.arm]
     probe_BTD = backbone.embed(padded_batch(evaluated, 0, min(PROBED_WINDOWS, len(evaluated))))
@@ -147,14 +133,6 @@ def build_ablate(context: StageContext) -> dict[str, Any]:
     return {"arm": name, "seed_number": number, "fvu": result["fvu"], **shown, "training": clock}
 
 
-def fitted_parameters(arm: Arm) -> int:
-    """Return how many numbers an arm without gradient steps was fitted with, beside the frame it shares."""
-    own = sum(tensor.numel() for tensor in own_state(arm).values())
-    if isinstance(arm, RidgeArm):
-        own += sum(tensor.numel() for tensor in arm.frame.ridge.state_dict().values())
-    return own
-
-
 def _prepare(
     context: StageContext, backbone: Backbone, bridge: BridgeBase, layer: int, phases: Phases
 ) -> tuple[BatchSource, LayerFacts, np.ndarray, np.ndarray]:
@@ -189,84 +167,6 @@ def _prepare(
     )
     _frames[:] = [*_frames[-1:], _Kept(weakref.ref(backbone), wanted, frame, facts)]
     return source.with_frame(frame), facts, train_windows, validation
-
-
-def _train(
-    context: StageContext,
-    spec: AblationArm,
-    bridge: BridgeBase,
-    layer: int,
-    seed: int,
-    source: BatchSource,
-    train_windows: np.ndarray,
-    progress: Progress,
-) -> tuple[dict[str, Arm], Trained, int | None]:
-    """Return the arm, trained by this attempt or an earlier one, and the states a ridge map of its own was fitted on."""
-    if spec.arm == "table":
-        return {"table": _table(source, layer, train_windows)}, Trained({}, {}, {}), None
-    if spec.arm == "ridge-all":
-        seen = seen_windows(context.settings.ablation.training, train_windows, bridge.ridge_windows, seed)
-        arm, states = wide_ridge_arm(source, layer, seen, bridge.ridge_penalty, progress)
-        return {"ridge-all": arm}, Trained({}, {}, {}), states
-    arms = fresh_arms((spec.arm,), cast(Any, bridge), source.frame, seed)
-    learning = trained_arms(arms)
-    if bool(learning) != spec.trained:
-        raise ConfigError(
-            f"arm {spec.arm!r} is registered with trained={spec.trained}, but its class says otherwise; correct its "
-            "line in dihal_core/bridges/ablation_arms.py"
-        )
-    if not learning:
-        return arms, Trained({}, {}, {}), None
-    found = find_trained(context.store, source.frame.sink_D.device)
-    if found is not None:
-        return *found, None
-    clock = _Clock(progress)
-    runs = train(
-        learning,
-        source,
-        train_windows,
-        context.settings.ablation.training,
-        seed,
-        f"layer {layer}",
-        Checkpoints(context.store.path),
-        clock,
-        suffix=SuffixObjective.of(source, layer, bridge),
-    )
-    context.store.commit(CLOCK, clock.seconds())
-    return arms, keep_trained(context.store, arms, runs, bridge, layer), None
-
-
-def _table(source: BatchSource, layer: int, train_windows: np.ndarray) -> Arm:
-    table = table_arm(source, layer, train_windows)
-    if table is None:
-        raise ConfigError(
-            "the embedding output of this backbone holds positions, so no per-token table can be made of it; leave "
-            "`table` out of ablation.arms (`dihal ablate --arms ...`)"
-        )
-    return table
-
-
-class _Clock:
-    """Times the steps of one attempt; a resumed training is scaled to all of its steps."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
-        self.wall, self.cpu = time.monotonic(), time.process_time()
-        self.first: float | None = None
-        self.total = 1.0
-
-    def __call__(self, done: float, total: float, unit: str) -> None:
-        self.first = done if self.first is None else self.first
-        self.total = total
-        self.progress(done, total, unit)
-
-    def seconds(self) -> dict[str, float]:
-        """Return wall and CPU seconds of the whole training."""
-        scale = self.total / max(1.0, self.total - (self.first or 0.0))
-        return {
-            "wall_seconds": round((time.monotonic() - self.wall) * scale, 3),
-            "cpu_seconds": round((time.process_time() - self.cpu) * scale, 3),
-        }
 
 
 def _evaluate(

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from dihal_core.contract import StageContext
 from dihal_core.errors import ConfigError, DihalError, ResourceError
 from dihal_core.progress import Progress, silent
-from dihal_core.stages import StageContext
 from dihal_core.training.world import Together, World
 
 TrainShare = Callable[[StageContext, int, World], None]

@@ -18,9 +18,9 @@ from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.linear import RidgeFactor
 from dihal_core.bridges.splits import split_by_document
 from dihal_core.bridges.wide_ridge import narrow_ridge
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress, silent
-from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.closed_form import seen_windows, table_arm, wide_ridge_arm

@@ -18,10 +18,10 @@ from dihal_core.bridges.fitting import LayerFacts, fit_frame
 from dihal_core.bridges.frame import Arm, Frame
 from dihal_core.bridges.ridge import SharedRidge, load_ridge
 from dihal_core.bridges.wide_ridge import narrow_ridge
+from dihal_core.contract import StageContext
 from dihal_core.corpus.windows import load_windows
 from dihal_core.progress import Progress, silent
 from dihal_core.seeding import training_seed
-from dihal_core.stages import StageContext
 from dihal_core.training.batches import BatchSource
 from dihal_core.training.checkpoints import Checkpoints
 from dihal_core.training.closed_form import table_arm

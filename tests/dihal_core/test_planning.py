@@ -11,7 +11,6 @@ from dihal_core.planning import (
     format_plan,
     plan_study,
     preflight,
-    stage_costs,
 )
 from dihal_core.profiles import load_study, profile_names
 from dihal_core.stages import FLOWS, STAGES
@@ -35,13 +34,8 @@ def test_the_paper_plan_counts_bytes_hours_and_task_runs(tmp_path):
     assert rows["geometry"]["task_runs"] == 37
     assert rows["sweep"]["task_runs"] == 35
     assert rows["sweep"]["hours"] > rows["activations"]["hours"] > 0.1
+    assert rows["gates"]["download_bytes"] > 2 * 8e9 + 3.4e9
     assert "GPU-hours" in format_plan(load_study("paper-qwen3-8b"), list(rows.values()))
-
-
-def test_whole_windows_enter_the_bytes_of_the_dump():
-    costs = stage_costs(load_study("quickstart"))
-    pool, whole = 2000 * 4 * 576 * 2 * 31, 640 * 128 * 576 * 2 * 29
-    assert costs["activations"]["bytes"] == pool + whole
 
 
 def test_a_study_that_cannot_fit_is_refused_before_it_starts(tmp_path):
@@ -101,9 +95,3 @@ def test_a_plan_says_that_storing_everything_is_not_confirmed_yet(tmp_path):
     assert "refused until compute.confirm_gigabytes=1 confirms it (now 0)" in text
     confirmed = settings.model_copy(update={"compute": settings.compute.model_copy(update={"confirm_gigabytes": 1.0})})
     assert "confirmed by compute.confirm_gigabytes=1" in format_plan(confirmed, plan_study(confirmed, tmp_path))
-
-
-def test_weights_from_the_hub_are_in_the_download(tmp_path):
-    rows = {row["stage"]: row for row in plan_study(load_study("paper-qwen3-8b"), tmp_path)}
-    assert rows["gates"]["download_bytes"] > 2 * 8e9 + 3.4e9
-    assert stage_costs(load_study("quickstart"))["gates"]["download"] == 0

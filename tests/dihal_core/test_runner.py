@@ -1,11 +1,12 @@
 import pytest
 
 from dihal_core.backbones import loading
+from dihal_core.contract import Stage
 from dihal_core.errors import ArtifactError, ResourceError
 from dihal_core.profiles import load_study
 from dihal_core.requests import find, make_request
 from dihal_core.runner import ensure
-from dihal_core.stages import STAGES, Stage
+from dihal_core.stages import STAGES
 
 
 def test_a_result_made_while_code_was_edited_is_discarded_and_not_cached(tmp_path):

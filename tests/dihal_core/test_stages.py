@@ -1,8 +1,7 @@
 import pytest
 
 from dihal_core.errors import ConfigError
-from dihal_core.profiles import load_study
-from dihal_core.stages import STAGES, SettingsView, check_stages, unit_label
+from dihal_core.stages import STAGES, check_stages
 
 
 def test_every_input_of_a_stage_is_an_earlier_stage():
@@ -15,21 +14,6 @@ def test_the_sealed_score_is_no_input_of_the_sweep_and_the_sweep_none_of_the_sco
     assert "sweep" not in STAGES["score"].inputs
     assert "score" not in STAGES["sweep"].inputs
     assert "sweep" not in STAGES["replace"].inputs
-
-
-def test_an_undeclared_read_is_an_error():
-    view = SettingsView(load_study("smoke"), "geometry", ("geometry", "corpus.window_tokens"))
-    assert view.geometry.k == 5
-    assert view.corpus.window_tokens == 48
-    with pytest.raises(AttributeError, match=r"'geometry' reads setting 'sweep'"):
-        _ = view.sweep
-    with pytest.raises(AttributeError, match=r"'corpus\.kind'"):
-        _ = view.corpus.kind
-
-
-def test_units_have_sortable_labels():
-    assert unit_label(7) == "L07"
-    assert unit_label("heldout") == "heldout"
 
 
 def test_an_unknown_stage_is_named_with_the_nearest_one():

@@ -1,4 +1,3 @@
-import json
 import socket
 from contextlib import closing
 
@@ -39,11 +38,6 @@ def test_every_command_has_help(capsys):
             main([name, "--help"])
         assert stop.value.code == 0
         assert "usage: dihal" in capsys.readouterr().out
-
-
-def test_a_plan_as_json_is_json(capsys, tmp_path):
-    assert main(["plan", "--profile", "smoke", "--json", "--home", str(tmp_path)]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["stage"] == "assets"
 
 
 def test_a_taken_port_gives_the_next_free_one():

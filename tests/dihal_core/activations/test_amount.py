@@ -4,7 +4,8 @@ import pytest
 
 from dihal_core.activations.amount import describe_amount, dump_bytes
 from dihal_core.errors import ConfigError
-from dihal_core.planning import format_plan, preflight, stage_costs
+from dihal_core.estimates import stage_costs
+from dihal_core.planning import format_plan, preflight
 from dihal_core.profiles import load_study
 from dihal_core.units import human_bytes
 

@@ -11,6 +11,7 @@ import torch
 from dihal_core.backbones.loading import load_backbone
 from dihal_core.bridges.arms import save_arms
 from dihal_core.bridges.causality import random_arm
+from dihal_core.contract import SettingsView, StageContext
 from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError, ConfigError
 from dihal_core.evaluation.evaluate import build_evaluation
@@ -18,7 +19,7 @@ from dihal_core.profiles import load_study
 from dihal_core.progress import silent
 from dihal_core.requests import make_request
 from dihal_core.runner import ensure
-from dihal_core.stages import STAGES, SettingsView, StageContext
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, StageStore
 
 LAYER = 2

@@ -14,11 +14,12 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from dihal_core.activations.names import GROUP, ROWS, SINKS, pool_array
 from dihal_core.config import StudySettings
+from dihal_core.contract import SettingsView, StageContext
 from dihal_core.geometry.protocol import build_geometry
 from dihal_core.geometry.score import build_score
 from dihal_core.profiles import load_study
 from dihal_core.progress import silent
-from dihal_core.stages import STAGES, SettingsView, StageContext
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, StageStore
 
 LAYERS = range(6)

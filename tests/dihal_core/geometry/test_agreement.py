@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from dihal_core.contract import SettingsView, StageContext
 from dihal_core.geometry.agreement import LOSSES, build_agreement, compare, depth_rule
 from dihal_core.geometry.words import _beyond
 from dihal_core.progress import silent
-from dihal_core.stages import STAGES, SettingsView, StageContext
+from dihal_core.stages import STAGES
 from dihal_core.store import StageStore
 
 NUM_LAYERS = 13

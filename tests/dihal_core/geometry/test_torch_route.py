@@ -90,16 +90,6 @@ def test_a_batch_of_subsamples_equals_the_subsamples_one_by_one(share_gram, d, a
         assert worst(one, measure_sample(pool.sample(pairs_M2, rows_n), settings)) < 1e-9
 
 
-def test_many_neighbourhoods_that_cancel_are_measured_again(all_pairs, monkeypatch):
-    monkeypatch.setattr(torch_route, "RECOMPUTED", 8)
-    compare("torch-cpu", "tight clusters", 90, 40, 1e-6, all_pairs)
-
-
-def test_a_slow_lanczos_run_is_measured_again(all_pairs, monkeypatch):
-    monkeypatch.setattr(torch_route, "STEPS", 3)
-    compare("torch-cpu", "plain", 90, 40, 1e-9, all_pairs)
-
-
 def test_what_numpy_refuses_is_refused(all_pairs):
     settings = ProxySettings(backend="torch-cpu")
     x_ND = np.random.default_rng(0).standard_normal((30, 5))
@@ -157,18 +147,3 @@ def test_cuda_without_a_device_is_a_sentence():
 @pytest.mark.parametrize("kind", [*WELL, *DEGENERATE])
 def test_torch_on_the_gpu_equals_numpy(kind, n, d, all_pairs):
     compare("torch-cuda", kind, n, d, 1e-9 if kind in WELL else 1e-6, all_pairs)
-
-
-@pytest.mark.gpu
-def test_a_batch_on_the_gpu_is_queued_without_waiting_for_the_device(all_pairs):
-    rng = np.random.default_rng(0)
-    x_ND = rows_of("plain", 900, 64, rng).astype(np.float32)
-    pool = TorchPool(x_ND, ProxySettings(backend="torch-cuda"))
-    request = (rng.permutation(900)[:300], all_pairs(300, rng))
-    pool.measure_all([request])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        queued = pool._queue(request)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert queued.rows == 300

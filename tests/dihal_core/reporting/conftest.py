@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from dihal_core.config import StudySettings
+from dihal_core.contract import SettingsView, StageContext
 from dihal_core.profiles import load_study
 from dihal_core.progress import silent
 from dihal_core.reporting.results import StudyResults
-from dihal_core.stages import STAGES, SettingsView, StageContext
+from dihal_core.stages import STAGES
 from dihal_core.store import StageRecord, StageStore
 
 Json = dict[str, Any]

@@ -1,5 +1,5 @@
 from dihal_core.profiles import load_study
-from dihal_core.reporting.page import limits_of, objective_text, pictures_of, sweep_flags, tables_of
+from dihal_core.reporting.page import limits_of, objective_text, sweep_flags, tables_of
 
 
 def test_limits_name_what_this_study_is_not(data, results_for):
@@ -16,9 +16,8 @@ def test_a_paper_profile_has_no_limit_of_size_or_quantisation(data, results_for)
     assert "quantised" not in limits
 
 
-def test_a_partial_study_has_the_pictures_and_tables_it_can_have(data, results_for):
+def test_a_partial_study_has_the_tables_it_can_have(data, results_for):
     results = results_for({"corpus": data["corpus"], "score": data["score"]}, values={"failed_layers": {}})
-    assert set(pictures_of(results)) == {"mini_score", "geometry", "score"}
     assert {"layers", "corpus", "ledger", "protocol"} <= set(tables_of(results))
     assert "evaluation_heldout" not in tables_of(results)
 

@@ -11,7 +11,8 @@ import pytest
 from dihal_core.profiles import load_study
 from dihal_core.reporting.answer import build_answer
 from dihal_core.reporting.formatting import interval_text, number
-from dihal_core.reporting.page import page_of, pictures_of, tables_of
+from dihal_core.reporting.page import page_of, tables_of
+from dihal_core.reporting.pictures import pictures_of
 from dihal_core.reporting.report import TEMPLATES_SHA256, build_report, render_html, templates_digest
 from dihal_core.reporting.results import without_bulk
 

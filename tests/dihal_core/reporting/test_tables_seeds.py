@@ -8,7 +8,8 @@ from dihal_core.geometry.seeds import seed_agreement
 from dihal_core.reporting.answer import build_answer
 from dihal_core.reporting.artifacts import markdown_agreement
 from dihal_core.reporting.ledger import _trained
-from dihal_core.reporting.page import limits_of, page_of, pictures_of, tables_of
+from dihal_core.reporting.page import limits_of, page_of, tables_of
+from dihal_core.reporting.pictures import pictures_of
 from dihal_core.reporting.report import render_html
 from dihal_core.reporting.tables_seeds import seed_tables
 
