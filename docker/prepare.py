@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from dihal_core.errors import DihalError
+from flows.limits import runs_at_once
 
 PREFECT_FILE = Path("deployments/prefect.yaml")
 POOL_TYPE = os.environ.get("DIHAL_POOL_TYPE", "process")
@@ -62,7 +63,11 @@ def automate() -> None:
 
 
 def main() -> None:
-    """Bucket, pools, deployments, automations, in this order."""
+    """Settings of the worker, bucket, pools, deployments, automations, in this order."""
+    try:
+        runs_at_once()
+    except DihalError as error:
+        sys.exit(f"dihal: {error}")
     home = os.environ.get("DIHAL_HOME", "").strip()
     if not home:
         sys.exit("dihal: DIHAL_HOME is not set, and every deployment keeps it; give a folder or s3://bucket/prefix")

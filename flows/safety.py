@@ -1,8 +1,9 @@
 """What a request through the API may not do.
 
-Whoever can reach the Prefect API can start a deployment with any parameters; whoever runs the worker
-decides what that may touch. The operator's permissions come from the environment of the worker, never
-from parameters:
+A request that carries parameters only may start a deployment with any; whoever runs the worker decides what
+that may touch. (Who reaches the whole Prefect API is no such requester: a run's job variables replace the worker's
+environment. SECURITY.md says what to put in between.) The operator's permissions come from the environment of the
+worker, never from parameters:
 
     DIHAL_ARCHIVE_PLACES     comma-separated folders and URLs outside DIHAL_HOME that compute.archive_url may name
     DIHAL_ALLOW_REMOTE_CODE  1: backbone.trust_remote_code may be set

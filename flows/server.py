@@ -28,6 +28,7 @@ from dihal_core.files import dump_json, write_atomically
 from dihal_core.remote.link import home_uri
 from dihal_core.store import store_lock
 from dihal_core.study import slug
+from flows.limits import runs_at_once
 from flows.retention import retention_environment
 
 HOST = "127.0.0.1"
@@ -202,29 +203,41 @@ def prefect(home: Path, url: str, *arguments: str, cwd: Path | None = None) -> s
 def ensure_worker(home: Path, url: str, say: Say, gpus: Sequence[str] = ()) -> None:
     """Create the process work pool; start one detached worker for CPU runs and one per GPU in `gpus`.
 
-    A GPU's worker sees that GPU alone, takes one run of the queue `gpu` at a time, and nothing else.
+    The first takes `runs_at_once` runs at a time. A GPU's worker sees that GPU alone, takes one run of the queue `gpu`
+    at a time, and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        If `$DIHAL_RUNS_AT_ONCE` is no number of runs; nothing is started then.
+    ResourceError
+        If the server takes no work pool.
     """
+    limit = runs_at_once()
     made = prefect(home, url, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     if made.returncode != 0:
         raise ResourceError(f"could not create work pool {POOL}: {made.stderr.strip() or made.stdout.strip()}")
-    _start_worker(home, url, say, "worker", f"{POOL}-worker", ["--work-queue", "default"], {})
+    _start_worker(home, url, say, "worker", f"{POOL}-worker", ("default", limit), {})
     for gpu in gpus:
-        queue = ["--work-queue", "gpu", "--limit", "1"]
         name = f"worker-gpu-{slug(gpu)}"
-        _start_worker(home, url, say, name, f"{POOL}-{name}", queue, {"CUDA_VISIBLE_DEVICES": gpu})
+        _start_worker(home, url, say, name, f"{POOL}-{name}", ("gpu", 1), {"CUDA_VISIBLE_DEVICES": gpu})
 
 
 def _start_worker(
-    home: Path, url: str, say: Say, name: str, title: str, queue: list[str], environment: dict[str, str]
+    home: Path, url: str, say: Say, name: str, title: str, work: tuple[str, int], environment: dict[str, str]
 ) -> None:
+    """Start a worker for `work`, a queue and how many of its runs at once, unless it runs."""
+    queue, limit = work
     running = _read(home, f"{name}.json")
     if _alive(running):
         if running.get("url") == url:
+            if running.get("limit") != limit:  # starting it anew would end what it runs
+                say(f"{name} runs on as it was started; {limit} at once holds after `dihal down` and `dihal up`")
             return
         _stop(home, name, running)
-    arguments = ["worker", "start", "--pool", POOL, "--name", title, *queue]
+    arguments = ["worker", "start", "--pool", POOL, "--name", title, "--work-queue", queue, "--limit", str(limit)]
     facts = _detach(home, arguments, f"{name}.log", {**prefect_environment(home, url), **environment})
-    write_atomically(state_folder(home) / f"{name}.json", dump_json({**facts, "url": url}))
+    write_atomically(state_folder(home) / f"{name}.json", dump_json({**facts, "url": url, "limit": limit}))
     say(f"{name} for pool {POOL} started (log: {facts['log']})")
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +93,42 @@ def test_the_worker_serves_a_pool_that_the_deployments_name(compose):
         item["work_pool"]["name"]
         for item in yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text(encoding="utf-8"))["deployments"]
     }
-    for name in ("worker", "gpu-worker"):
-        command = compose["services"][name]["command"]
-        pool = re.fullmatch(r"\$\{DIHAL_POOL:-(.+)\}", command[command.index("--pool") + 1])
+    command = compose["services"]["worker"]["command"]
+    environment = compose["services"]["gpu-worker"]["environment"]
+    for given in (command[command.index("--pool") + 1], environment["DIHAL_POOL"]):
+        pool = re.fullmatch(r"\$\{DIHAL_POOL:-(.+)\}", given)
         assert pool is not None
         assert pool[1] in named
 
 
-def test_gpu_runs_go_to_the_gpu_worker_and_no_other(compose):
-    queues = {}
-    for name in ("worker", "gpu-worker"):
-        command = compose["services"][name]["command"]
-        queues[name] = command[command.index("--work-queue") + 1]
-    assert queues == {"worker": "default", "gpu-worker": "gpu"}  # as deployments/prefect.yaml calls them
+def test_cpu_runs_go_to_a_worker_of_their_own_that_starts_one_at_a_time_unless_told_otherwise(compose):
+    command = compose["services"]["worker"]["command"]
+    assert command[command.index("--work-queue") + 1] == "default"  # as deployments/prefect.yaml calls it
+    assert command[command.index("--limit") + 1] == "${DIHAL_RUNS_AT_ONCE:-1}"
+    # what prepare.py checks is what the worker gets
+    assert compose["services"]["prepare"]["environment"]["DIHAL_RUNS_AT_ONCE"] == "${DIHAL_RUNS_AT_ONCE:-1}"
+
+
+def test_as_many_gpu_workers_start_as_gpus_are_reserved(compose):
+    service = compose["services"]["gpu-worker"]
+    assert service["command"] == ["python", "/opt/dihal-docker/gpu_workers.py"]
+    (reserved,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert service["environment"]["DIHAL_GPUS"] == reserved["count"] == "${DIHAL_GPUS:-1}"
+
+
+def test_workers_and_nobody_else_get_the_token_for_gated_models(compose):
+    given = {name for name, service in compose["services"].items() if "hf_token" in service.get("secrets", [])}
+    told = {
+        name
+        for name, service in compose["services"].items()
+        if "HF_TOKEN__OPTIONAL_FILE" in service.get("environment", {})
+    }
+    assert given == told == {"worker", "gpu-worker"}
+
+
+def test_browsers_reach_the_api_at_an_address_of_the_operators_choice(compose):
+    given = compose["services"]["server"]["environment"]["PREFECT_UI_API_URL"]
+    assert given == "${DIHAL_UI_API_URL:-http://${DIHAL_BIND:-127.0.0.1}:4200/api}"
 
 
 def test_secrets_are_drawn_once_unlike_each_other_and_for_this_user_only(tmp_path: Path, compose):
@@ -125,8 +149,38 @@ def test_secrets_are_drawn_once_unlike_each_other_and_for_this_user_only(tmp_pat
     drawn = [files["postgres_password"].strip(), files["prefect_auth"].strip(), *credentials.values()]
     assert len(set(drawn)) == 4
     assert not [secret for secret in drawn if secret in said]
+    assert files["hf_token"] == ""
+    (tmp_path / "s" / "hf_token").write_text("hf_of_the_operator\n")
     draw()
-    assert {path.name: path.read_text() for path in (tmp_path / "s").iterdir()} == files
+    assert {path.name: path.read_text() for path in (tmp_path / "s").iterdir()} == {
+        **files,
+        "hf_token": "hf_of_the_operator\n",
+    }
+
+
+def test_a_folder_of_secrets_from_before_gets_what_it_lacks(tmp_path: Path):
+    (tmp_path / "prefect_auth").write_text("dihal:mine\n")
+    folder = {**os.environ, "DIHAL_SECRETS": str(tmp_path)}
+    subprocess.run(["/bin/sh", str(DOCKER / "secrets.sh")], env=folder, capture_output=True, check=True, timeout=60)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "prefect_auth": "dihal:mine\n",
+        "hf_token": "",
+    }
+    assert stat.S_IMODE((tmp_path / "hf_token").stat().st_mode) == 0o644  # containers read it under another user id
+
+
+def test_a_bad_number_of_runs_is_refused_before_anything_is_prepared():
+    done = subprocess.run(
+        [sys.executable, str(DOCKER / "prepare.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DIHAL_HOME": "s3://dihal/runs", "DIHAL_RUNS_AT_ONCE": "two"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("dihal: DIHAL_RUNS_AT_ONCE 'two' is not a whole number from 1 to 9999;")
+    assert "Traceback" not in done.stderr
 
 
 def test_the_server_forgets_flow_runs_like_the_local_one(compose):

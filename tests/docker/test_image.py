@@ -118,3 +118,37 @@ def test_the_entrypoint_names_a_secret_file_that_is_missing(tmp_path: Path):
     assert done.returncode == 2
     assert "PREFECT_API_AUTH_STRING__FILE names" in done.stderr
     assert "ran" not in done.stdout
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_API_AUTH_STRING__FILE", "HF_TOKEN__OPTIONAL_FILE"])
+def test_the_entrypoint_refuses_a_secret_that_is_there_and_cannot_be_read(variable: str, tmp_path: Path):
+    done = enter(tmp_path, "print('ran')", **{variable: str(tmp_path)})  # what an engine mounts for a missing file
+    assert done.returncode == 2
+    assert f"{variable} names {tmp_path}, which cannot be read" in done.stderr
+    assert "ran" not in done.stdout
+
+
+@pytest.mark.parametrize("content", ["", "\n", None])
+def test_a_password_may_not_be_empty(content: str | None, tmp_path: Path):
+    if content is not None:
+        (tmp_path / "auth").write_text(content)
+    file = str(tmp_path / "auth") if content is not None else ""
+    done = enter(tmp_path, "print('ran')", PREFECT_SERVER_API_AUTH_STRING__FILE=file)
+    assert done.returncode == 2
+    assert "PREFECT_SERVER_API_AUTH_STRING__FILE names" in done.stderr
+    assert "ran" not in done.stdout
+
+
+@pytest.mark.parametrize(("content", "token"), [("hf_abc\n", "hf_abc"), ("", None), (None, None)])
+def test_a_token_of_the_hub_may_be_missing(content: str | None, token: str | None, tmp_path: Path):
+    if content is not None:
+        (tmp_path / "hf_token").write_text(content)
+    code = "import os; print(os.environ.get('HF_TOKEN')); print([k for k in os.environ if 'FILE' in k])"
+    done = enter(tmp_path, code, HF_TOKEN__OPTIONAL_FILE=str(tmp_path / "hf_token"))
+    assert done.stdout.splitlines() == [str(token), "[]"], done.stderr
+
+
+def test_models_of_the_hub_are_kept_on_the_volume_of_the_cache():
+    (given,) = [arguments for instruction, arguments in stages()["runtime"] if arguments.startswith("PATH=")]
+    environment = dict(word.split("=", 1) for word in given.split())
+    assert environment["HF_HOME"].startswith(f"{environment['DIHAL_CACHE']}/")

@@ -8,12 +8,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import cyclopts
 import kubernetes_validate
 import pytest
 import yaml
 
 from dihal_core.errors import ConfigError
 from dihal_core.store import resolve_home
+from flows.retention import RETENTION
 
 KUBERNETES = Path(__file__).resolve().parents[2] / "docker/kubernetes"
 PREFECT_FILE = KUBERNETES.parents[1] / "deployments/prefect.yaml"
@@ -145,6 +147,46 @@ def test_the_worker_and_its_accounts_are_valid_objects_of_one_namespace():
     assert worker["securityContext"]["runAsNonRoot"] is True
     environment = {item["name"]: item for item in worker["containers"][0]["env"]}
     assert "value" not in environment["PREFECT_API_AUTH_STRING"]
+    assert container(objects[-1])["args"][-2:] == ["--no-create-pool-if-not-found", "--with-healthcheck"]
+
+
+def test_the_worker_does_not_make_the_pool_with_another_template_than_ours():
+    """Its command line, as Prefect's own parser reads it."""
+    from prefect.cli.worker import start
+
+    (worker,) = [
+        item
+        for item in yaml.safe_load_all((KUBERNETES / "worker.yaml").read_text(encoding="utf-8"))
+        if item["kind"] == "Deployment"
+    ]
+    words = container(worker)["args"]
+    assert words[:3] == ["prefect", "worker", "start"]
+    app = cyclopts.App(help_flags=[])
+    app.default(start)
+    _, bound, _ = app.parse_args(words[3:], exit_on_error=False, print_error=False)
+    assert bound.arguments["work_pool_name"] == "dihal-kubernetes"
+    assert bound.arguments["create_pool_if_not_found"] is False
+
+
+def test_the_server_of_the_chart_is_the_one_that_the_worker_asks():
+    values = yaml.safe_load((KUBERNETES / "server-values.yaml").read_text(encoding="utf-8"))
+    worker = list(yaml.safe_load_all((KUBERNETES / "worker.yaml").read_text(encoding="utf-8")))[-1]
+    environment = {item["name"]: item for item in container(worker)["env"]}
+    pins = (KUBERNETES.parents[1] / "constraints.txt").read_text(encoding="utf-8").split()
+    (pinned,) = [line.removeprefix("prefect==") for line in pins if line.startswith("prefect==")]
+    assert values["global"]["prefect"]["image"]["prefectTag"] == f"{pinned}-python3.11"
+    secret = environment["PREFECT_API_AUTH_STRING"]["valueFrom"]["secretKeyRef"]
+    assert secret == {"name": values["server"]["basicAuth"]["existingSecret"], "key": "auth-string"}  # the chart's key
+    jobs = "PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET"
+    assert {key: environment[f"{jobs}_{key.upper()}"]["value"] for key in secret} == secret
+    assert {item["name"]: item["value"] for item in values["server"]["env"]}.items() >= RETENTION.items()
+
+
+def test_a_run_keeps_models_of_the_hub_on_the_disk_of_its_cache(template, prefect_server):
+    run = container(render(template, {}))
+    environment = {item["name"]: item.get("value") for item in run["env"]}
+    assert environment["HF_HOME"].startswith(f"{environment['DIHAL_CACHE']}/")
+    assert environment["DIHAL_CACHE"] in {mount["mountPath"] for mount in run["volumeMounts"]}
 
 
 def test_the_schema_would_catch_a_slip():

@@ -121,6 +121,17 @@ def test_an_announced_backbone_is_studied(operated, client):
     assert json.loads(study.read_bytes())["settings"]["geometry"]["k"] == 4
 
 
+def test_two_studies_asked_for_at_once_run_one_after_the_other(operated, client):
+    deployment = client.read_deployment_by_name("dihal/full-study")
+    for seed in (21, 22):
+        given = {"profile": "smoke", "backbone": "random-llama-tiny", "seed": seed}
+        client.create_flow_run_from_deployment(deployment.id, parameters=given)
+    runs = [wait_for(finished_study(client, seed=seed), 360, f"run of seed {seed}") for seed in (21, 22)]
+    assert [run.state_name for run in runs] == ["Completed", "Completed"]
+    first, second = sorted(runs, key=lambda run: run.start_time)
+    assert second.start_time >= first.end_time
+
+
 def test_a_run_in_the_gpu_queue_waits_for_a_machine_that_has_one(operated, client):
     deployment = client.read_deployment_by_name("dihal/full-study-gpu")
     assert deployment.work_queue_name == "gpu"

@@ -140,6 +140,8 @@ class Stack:
             "http://server:4200": f"http://127.0.0.1:{self.port}",
             "http://store:8333": self.store,
             "${DIHAL_BIND:-127.0.0.1}:4200": f"127.0.0.1:{self.port}",
+            f"${{DIHAL_UI_API_URL:-http://127.0.0.1:{self.port}/api}}": f"http://127.0.0.1:{self.port}/api",
+            "${DIHAL_RUNS_AT_ONCE:-1}": "1",
         }
         given = COMPOSE["services"][service].get("environment", {})
         environment = {name: str(value) for name, value in given.items()}
