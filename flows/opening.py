@@ -83,7 +83,7 @@ def open_finished(flow: str, name: str | None, overrides: dict[str, Any] | None,
     study.ledger["study"] = name
     study.records = stored_records(home, result, ("corpus", "replace"))
     begin(study, flow)
-    study.show_plan(plan_study(settings, home, flow, study.records))
+    show_plan(study, plan_study(settings, home, flow, study.records))
     return study
 
 
