@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
-from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm, suffix_weights
+from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm
 from dihal_core.bridges.latents import latent_shape, load_diffusers, make_latents
 from dihal_core.bridges.processes import batch_noise
 from dihal_core.bridges.schedules import Schedule, make_schedule
@@ -160,11 +160,6 @@ class UnetBridge(TrainedArm):
         rank_BT = torch.rand(mask_BT.shape, generator=generator, device=generator.device).masked_fill(~mask_BT, -1.0)
         kept_BM = rank_BT.topk(wanted, dim=1).indices
         return torch.zeros_like(mask_BT).scatter(1, kept_BM, True) & mask_BT
-
-    def objective(self) -> dict[str, float]:
-        """Times below one are the diffusion term, t = 1 the reconstruction term."""
-        endpoint = self.settings.endpoint_probability
-        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, **suffix_weights(self.settings)}
 
     def attention_flops(self, positions: int) -> int:
         """FLOPs per token beyond one use of every matrix: convolutions and attention over the latent's pixels."""

@@ -19,6 +19,19 @@ class BridgeBase(Settings):
     context_heads: int = Field(2, ge=1, description="Its heads (ours).")
     bridge_noise: float = Field(0.5, ge=0, description="s in x_t = (1-t) h + t m + s sqrt(t(1-t)) e (ours).")
     endpoint_probability: float = Field(0.5, ge=0, le=1, description="Share of training draws at exactly t = 1 (ours).")
+    diffusion_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the diffusion loss: of the squared error of a state drawn at t < 1, whose share of the drawn "
+        "states is 1 - endpoint_probability (paper; value ours).",
+    )
+    reconstruction_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the reconstruction loss: of the squared error of a state drawn at t = 1, whose share is "
+        "endpoint_probability (paper; value ours). The regressor has this loss alone and weighs it as the bridge weighs "
+        "both together.",
+    )
     ridge_tokens: int = Field(3, ge=1, le=8, description="Tokens seen by the frozen ridge base (ours).")
     ridge_penalty: float = Field(1e-3, gt=0, description="Times the mean diagonal of the Gram matrix (ours).")
     ridge_windows: int = Field(
@@ -41,6 +54,18 @@ class BridgeBase(Settings):
             raise ValueError(
                 f"context_width {self.context_width} is not {self.context_heads} heads of an even width; "
                 "choose bridge.context_width as a multiple of 2 x bridge.context_heads"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> "BridgeBase":
+        endpoint = self.endpoint_probability
+        direct = (1 - endpoint) * self.diffusion_weight + endpoint * self.reconstruction_weight
+        if direct + self.next_token_weight + self.distillation_weight == 0:
+            raise ValueError(
+                f"every term of the loss has weight 0 (diffusion_weight {self.diffusion_weight}, reconstruction_weight "
+                f"{self.reconstruction_weight} at endpoint_probability {endpoint}, next_token_weight 0, distillation_weight "
+                "0); set one of the bridge.*_weight settings above 0"
             )
         return self
 
