@@ -41,10 +41,18 @@ class BridgeBase(Settings):
         10.0, gt=0, description="Standardised targets are clipped here in the training loss only (ours)."
     )
     next_token_weight: float = Field(
-        0.0, ge=0, description="Weight of the next-token loss through the upper blocks, per nat (paper; value ours)."
+        0.0,
+        ge=0,
+        description="Weight of the next-token loss through the upper blocks, per nat of its mean over the scored tokens at "
+        "or after a window's first predicted state: all scored tokens, or with positions_per_sequence those from the first "
+        "drawn position on; the states that were not drawn are then the true ones (paper; value ours).",
     )
     distillation_weight: float = Field(
-        0.0, ge=0, description="Weight of KL(teacher || hybrid) through the upper blocks, per nat (paper; value ours)."
+        0.0,
+        ge=0,
+        description="Weight of KL(teacher || hybrid) through the upper blocks, per nat of its mean over the same tokens as "
+        "next_token_weight. With M of T positions drawn a token sees M/T of its prefix replaced, so the loss is smaller than "
+        "with all of them, and the same weight counts for less (paper; value ours).",
     )
     suffix_windows: int = Field(2, ge=1, description="Windows of each batch that these two losses are taken on (ours).")
 
