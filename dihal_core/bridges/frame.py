@@ -184,3 +184,11 @@ class TrainedArm(BasedArm):
     @abc.abstractmethod
     def attention_flops(self, positions: int) -> int:
         """Return forward FLOPs per token that are no product with a parameter matrix."""
+
+    def state_flops(self) -> tuple[int, int]:
+        """Return the forward FLOPs that only a drawn state costs, of trained and of frozen weights.
+
+        The first are a part of what every token costs where all states are drawn. None here: all positions are computed,
+        drawn or not.
+        """
+        return 0, 0

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm
-from dihal_core.bridges.latents import latent_shape, load_diffusers, make_latents
+from dihal_core.bridges.latents import VaeLatents, latent_shape, load_diffusers, make_latents
 from dihal_core.bridges.processes import batch_noise
 from dihal_core.bridges.schedules import Schedule, make_schedule
 from dihal_core.bridges.sizes import bridge_size
@@ -167,6 +167,11 @@ class UnetBridge(TrainedArm):
         return (
             self.context.attention_flops(positions) + bridge_size(self.settings, self.frame.width).flops - 2 * matrices
         )
+
+    def state_flops(self) -> tuple[int, int]:
+        """Projections and UNet; the frozen autoencoder, encoding and decoding."""
+        frozen = self.latents.flops() if isinstance(self.latents, VaeLatents) else 0
+        return bridge_size(self.settings, self.frame.width).state_flops, frozen
 
 
 def make_unet(settings: UnetBridgeSettings, channels: int, side: int) -> Any:
