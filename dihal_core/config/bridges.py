@@ -95,7 +95,9 @@ class UnetBridgeSettings(BridgeBase):
     latent_side: int | None = Field(
         None,
         ge=1,
-        description="Height and width; null: the square that holds the state exactly, 4 x 32 x 32 = 4096 (ours).",
+        description="Height and width; null: the square that holds the state exactly, 4 x 32 x 32 = 4096. A prediction passes "
+        "through latent_channels x latent_side^2 numbers; with a VAE the image has 8 times the side, and so a projection of "
+        "3 x 64 x latent_side^2 x hidden size parameters on either way (ours).",
     )
     block_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (320, 640, 1280, 1280), min_length=1, description="Widths of the UNet's levels; SD v1.5 (ours)."
