@@ -8,6 +8,14 @@ from typing import Any
 
 from dihal_core.activations.amount import dump_bytes
 from dihal_core.bridges.ablation_arms import ABLATION_ARMS, ablation_units, parse_unit
+from dihal_core.bridges.costs import (
+    BridgeCosts,
+    curve_costs,
+    evaluation_costs,
+    leak_costs,
+    replace_costs,
+    sweep_costs,
+)
 from dihal_core.bridges.sizes import bridge_size
 from dihal_core.config import StudySettings, UnetBridgeSettings
 from dihal_core.corpus.costs import reading_cost
@@ -36,14 +44,19 @@ def _ablation_cost(settings: StudySettings, per_token: float) -> dict[str, float
     steps = min(windows / chosen.training.batch_sequences, chosen.training.max_steps or float("inf"))
     tokens = steps * chosen.training.batch_sequences * window
     arms = [ABLATION_ARMS[parse_unit(unit)[0]] for unit in ablation_units(chosen)]
-    sizes = [bridge_size(arm.settings(settings.bridge, chosen), backbone.hidden_size) for arm in arms if arm.trained]
+    bridges = [(arm, arm.settings(settings.bridge, chosen)) for arm in arms if arm.trained]
+    sizes = [bridge_size(bridge, backbone.hidden_size) for _, bridge in bridges]
+    costs = [(arm, BridgeCosts.of(bridge, backbone.hidden_size, window)) for arm, bridge in bridges]
     wide = sum(_wide_ridge_flops(settings) * tokens for arm in arms if arm.arm == "ridge-all")
     scored = getattr(settings.corpus, f"num_{chosen.evaluation_set}") * window
     rows = sum(1 + len(chosen.sampling_steps if arm.diffusion else (1,)) for arm in arms)
     prefix = per_token * chosen.layer / backbone.num_layers
+    trained = sum(cost.training(tokens) + tokens * prefix for _, cost in costs)
+    steps_of = {True: chosen.sampling_steps, False: (1,)}
+    predicted = sum(cost.predicting(scored, steps) for arm, cost in costs for steps in steps_of[arm.diffusion])
     return {
         "bytes": sum(4 * size.parameters for size in sizes) + 1e5 * len(arms),
-        "flops": sum(tokens * (3 * size.flops + prefix) for size in sizes) + wide + rows * scored * per_token,
+        "flops": trained + predicted + wide + rows * scored * per_token,
     }
 
 
@@ -70,7 +83,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     swept = swept_layers(settings, None)
     candidates, per_token = len(swept), 2.0 * backbone.num_parameters
     tables, size = len(settings.table_layers), bridge_size(settings.bridge, width)
-    bridge, bridge_flops = size.parameters, size.flops
+    bridge = size.parameters
     on_gpu = backbone.num_parameters > 2e9 or settings.compute.device == "cuda"
     rate = GPU_FLOPS if on_gpu else CPU_FLOPS
 
@@ -87,8 +100,6 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
     recompute = 0.0 if acts.whole_sequences else sum(swept) / depth * per_token
     likelihood = candidates * settings.sweep.likelihood_sequences * window * 2 * per_token * 0.6
     final_tokens = _training_tokens(settings, settings.replace, 1.0)
-    sampled = getattr(settings.bridge, "positions_per_sequence", None) or window
-    sweep_states, final_states = (tokens * min(1.0, sampled / window) for tokens in (sweep_tokens, final_tokens))
     evaluated = (corpus.num_heldout + corpus.num_eval_wiki) * window
     arms = 4 + len(settings.evaluation.sampling_steps)
     reading = reading_cost(settings)
@@ -107,7 +118,7 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
         "gates": {
             "download": _hub_bytes(settings),
             "bytes": 1e4,
-            "flops": 4 * window * per_token * (depth / 2 + 2),
+            "flops": 4 * window * per_token * (depth / 2 + 2) + leak_costs(settings),
             "rate": rate,
         },
         "activations": {
@@ -126,28 +137,33 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "bytes": candidates * settings.sweep.seeds * 8 * bridge,
             "flops": settings.sweep.seeds
             * (
-                candidates * (sweep_states * 3 + validation) * bridge_flops
-                + (sweep_tokens + validation) * recompute
+                sweep_costs(settings, sweep_tokens, tuple(swept))
+                + (sweep_tokens + 2 * validation) * recompute
                 + likelihood
             ),
-            "rate": rate / 4 if not on_gpu else rate,
+            "rate": rate / 2 if not on_gpu else rate,
         },
         "agreement": {"bytes": 5e4, "flops": 0, "rate": rate},
         "replace": {
             "bytes": 16 * bridge,
-            "flops": final_states * 5 * bridge_flops
+            "flops": replace_costs(settings, final_tokens)
             + final_tokens * per_token * 0.1
             + settings.replace.ridge_all
             * _wide_ridge_flops(settings)
             * final_tokens
             / settings.replace.training.epochs,
-            "rate": rate / 4 if not on_gpu else rate,
+            "rate": rate / 2 if not on_gpu else rate,
         },
-        "evaluate": {"bytes": 1e5, "flops": evaluated * per_token * arms, "rate": rate},
+        "evaluate": {
+            "bytes": 1e5,
+            "flops": evaluated * per_token * arms + evaluation_costs(settings, evaluated, 2),
+            "rate": rate,
+        },
         "cost": {
             "bytes": 1e4,
             "flops": per_token * window * settings.cost.windows * (1 + len(settings.cost.sampling_steps))
-            + per_token * window * settings.cost.timed_windows * 2 * (settings.cost.rounds + 1),
+            + per_token * window * settings.cost.timed_windows * 2 * (settings.cost.rounds + 1)
+            + curve_costs(settings),
             "rate": rate,
         },
         "hybrid": {"bytes": 4 * bridge + 1e7, "flops": 0, "rate": rate},
@@ -159,6 +175,6 @@ def stage_costs(settings: StudySettings) -> dict[str, dict[str, float]]:
             "rate": GEOMETRY_CPU_FLOPS,
         },
         "locate": {"bytes": 3e6, "flops": 0, "rate": rate},
-        "ablate": {**_ablation_cost(settings, per_token), "rate": rate / 4 if not on_gpu else rate},
+        "ablate": {**_ablation_cost(settings, per_token), "rate": rate / 2 if not on_gpu else rate},
         "ablation": {"bytes": 1e5, "flops": 0, "rate": rate},
     }

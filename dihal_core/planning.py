@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from dihal_core.activations.amount import describe_amount, dump_bytes, require_confirmed
 from dihal_core.backbones.identity import backbone_identity
+from dihal_core.bridges.costs import describe_latent
 from dihal_core.config import BackboneSettings, StudySettings
 from dihal_core.config.targets import explain_targets
 from dihal_core.corpus.costs import DOWNLOAD_BYTES_PER_SECOND, describe_reading
@@ -126,6 +127,7 @@ def format_plan(settings: StudySettings, rows: list[dict[str, Any]]) -> str:
     lines.append(f"Hours are arithmetic at assumed rates: {rate}, downloads at 50 MB/s. Nothing was fetched or run.")
     if any(row["stage"] == "sweep" for row in rows):
         lines.append(explain_targets(settings))
+    lines.extend(describe_latent(settings))
     return "\n".join([*lines, *describe_reading(settings)])
 
 

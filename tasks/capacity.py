@@ -17,11 +17,16 @@ def threads_of(stage: str, settings: StudySettings) -> int:
     }.get(stage, 1)
 
 
+def processes_of(stage: str, settings: StudySettings) -> int:
+    """Return the processes one unit of `stage` trains with, each with the unit's threads, or a GPU of its own."""
+    return {"sweep": settings.sweep.training.processes, "replace": settings.replace.training.processes}.get(stage, 1)
+
+
 def units_at_once(stage: str, settings: StudySettings, available: int | None = None) -> int:
     """Return how many units of `stage` may be in flight, at least one.
 
-    Threads of a unit are never taken away (they decide its last bits); fewer units run side by side
-    instead. A cluster with an address has cores of its own, which are not counted here.
+    Threads and processes of a unit are never taken away (they decide its last bits); fewer units run side by side
+    instead, and one at a time where its processes are one per GPU. A cluster with an address has cores of its own, which are not counted here.
 
     Parameters
     ----------
@@ -35,4 +40,8 @@ def units_at_once(stage: str, settings: StudySettings, available: int | None = N
     asked = on_threads if compute.runner == "threads" else compute.runner_workers
     if stage == "assets":  # waits for the network
         return asked
-    return max(1, min(asked, (usable_cores() if available is None else available) // threads_of(stage, settings)))
+    processes = processes_of(stage, settings)
+    if processes > 1 and compute.device == "cuda":  # a second unit would share the GPUs of the first
+        return 1
+    cores = usable_cores() if available is None else available
+    return max(1, min(asked, cores // (threads_of(stage, settings) * processes)))

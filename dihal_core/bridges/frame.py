@@ -5,7 +5,7 @@ Letters: B windows, T positions, D hidden size.
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,8 @@ class TrainedArm(BasedArm):
     several processes) sees the times and noise it would have seen whole.
     """
 
+    settings: Any
+
     @abc.abstractmethod
     def draw(self, mask_BT: Tensor, generator: torch.Generator) -> Draws:
         """Draw times and noise of a batch whose counted states are `mask_BT`."""
@@ -164,10 +166,29 @@ class TrainedArm(BasedArm):
         sequence_B = torch.arange(len(batch.mask_BT))
         return self.estimate(batch.condition_BTD, batch.base_BTD, 1, sequence_B, 0)
 
-    @abc.abstractmethod
+    def direct_shares(self) -> dict[str, float]:
+        """Return the shares of drawn states with t < 1 (the diffusion term) and with t = 1 (the reconstruction term)."""
+        endpoint = self.settings.endpoint_probability
+        return {"diffusion": 1 - endpoint, "reconstruction": endpoint}
+
+    def direct_factors(self) -> dict[str, float]:
+        """Return what the squared error of one drawn state counts for in either term."""
+        return {"diffusion": self.settings.diffusion_weight, "reconstruction": self.settings.reconstruction_weight}
+
     def objective(self) -> dict[str, float]:
-        """Return the weights of the paper's four loss terms in what this arm minimises."""
+        """Return the weights of the paper's four loss terms in what this arm minimises: share x factor of the direct ones."""
+        factors = self.direct_factors()
+        direct = {name: share * factors[name] for name, share in self.direct_shares().items()}
+        return {**direct, **suffix_weights(self.settings)}
 
     @abc.abstractmethod
     def attention_flops(self, positions: int) -> int:
         """Return forward FLOPs per token that are no product with a parameter matrix."""
+
+    def state_flops(self) -> tuple[int, int]:
+        """Return the forward FLOPs that only a drawn state costs, of trained and of frozen weights.
+
+        The first are a part of what every token costs where all states are drawn. None here: all positions are computed,
+        drawn or not.
+        """
+        return 0, 0

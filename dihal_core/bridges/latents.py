@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dihal_core.bridges.building import BUILDING
+from dihal_core.bridges.vae_sizes import vae_flops
 from dihal_core.config import UnetBridgeSettings
 from dihal_core.errors import AssetError, ConfigError
 
@@ -111,6 +112,12 @@ class VaeLatents(nn.Module):
     def decode(self, latents_Ncss: Tensor) -> Tensor:
         """Return states (N, D); gradients pass through the frozen decoder."""
         return self.leave(self._frozen[0].decode(latents_Ncss / self.scale).sample.flatten(1))
+
+    def flops(self) -> int:
+        """Return what the frozen autoencoder spends on one state, encoding and decoding."""
+        config = dict(self._frozen[0].config)
+        side = self.image[1] // 2 ** (len(config["block_out_channels"]) - 1)
+        return sum(vae_flops(config, config["latent_channels"], side))
 
     @torch.no_grad()
     def distortion(self, states_ND: Tensor) -> float:

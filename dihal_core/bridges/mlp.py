@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.denoiser import TokenDenoiser
-from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm, suffix_weights
+from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm
 from dihal_core.bridges.processes import (
     batch_noise,
     bridge_state,
@@ -111,11 +111,6 @@ class MlpBridge(TrainedArm):
         context_BTC = self.context(batch.condition_BTD)
         estimate_BTD = self.denoise(x_BTD, t_BT1, context_BTC, batch.condition_BTD, batch.base_BTD)
         return (estimate_BTD - batch.target_BTD).square().mean(dim=-1)
-
-    def objective(self) -> dict[str, float]:
-        """Times below one are the diffusion term, t = 1 the reconstruction term."""
-        endpoint = self.settings.endpoint_probability
-        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, **suffix_weights(self.settings)}
 
     def attention_flops(self, positions: int) -> int:
         """Attention of the context transformer."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.denoiser import TokenDenoiser
-from dihal_core.bridges.frame import Arm, BasedArm, Batch, Draws, Frame, TrainedArm, suffix_weights
+from dihal_core.bridges.frame import Arm, BasedArm, Batch, Draws, Frame, TrainedArm
 from dihal_core.config import BridgeBase
 
 
@@ -61,9 +61,15 @@ class Regressor(TrainedArm):
         """Squared error of the estimate."""
         return (self.correct(batch.condition_BTD, batch.base_BTD) - batch.target_BTD).square().mean(dim=-1)
 
-    def objective(self) -> dict[str, float]:
-        """Reconstruction, and whatever the bridge has through the upper blocks."""
-        return {"diffusion": 0.0, "reconstruction": 1.0, **suffix_weights(self.settings)}
+    def direct_shares(self) -> dict[str, float]:
+        """Every state is reconstruction."""
+        return {"diffusion": 0.0, "reconstruction": 1.0}
+
+    def direct_factors(self) -> dict[str, float]:
+        """Weigh it as the bridge weighs both of its direct terms together, so that the terms beside them weigh alike."""
+        factors, shares = super().direct_factors(), super().direct_shares()
+        together = sum(factors[name] * share for name, share in shares.items())
+        return {"diffusion": 0.0, "reconstruction": together}
 
     def attention_flops(self, positions: int) -> int:
         """Attention of the transformer."""

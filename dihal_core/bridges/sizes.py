@@ -6,15 +6,21 @@ Biases and norms are left out (below 1 %). FLOPs are those of one token's forwar
 import dataclasses
 import math
 
+from dihal_core.bridges.vae_sizes import image_shape, vae_config, vae_flops
 from dihal_core.config import BridgeBase, UnetBridgeSettings
 
 
 @dataclasses.dataclass
 class Size:
-    """Trained parameters and forward FLOPs per token."""
+    """Trained parameters and forward FLOPs per token, and what of them a denoiser spends at every sampler step."""
 
     parameters: int = 0
     flops: int = 0
+    """Of the trained part, context transformer included."""
+    state_flops: int = 0
+    """The part of `flops` that is spent once per denoised state and sampler step: all but the context."""
+    frozen_flops: int = 0
+    """What a frozen autoencoder spends beside it, encoding and decoding, once per denoised state and sampler step."""
 
     def add(self, parameters: int, uses: int = 1) -> None:
         """Enter a matrix of `parameters` that is applied `uses` times per token."""
@@ -27,20 +33,27 @@ def bridge_size(settings: BridgeBase, hidden_size: int) -> Size:
     size, width = Size(), settings.context_width
     size.add(hidden_size * width + settings.context_blocks * 13 * width**2)
     if isinstance(settings, UnetBridgeSettings):
+        size.add(width * settings.cross_attention_width)
+    context = size.flops
+    if isinstance(settings, UnetBridgeSettings):
         _add_unet(size, settings, hidden_size)
     else:
         size.add(
             2 * hidden_size * settings.width + settings.blocks * (6 * settings.width**2 + 3 * width * settings.width)
         )
         size.add(hidden_size * settings.width + width * settings.width)
+    size.state_flops = size.flops - context
     return size
 
 
 def _add_unet(size: Size, settings: UnetBridgeSettings, hidden_size: int) -> None:
     channels = settings.latent_channels
     side = settings.latent_side or math.isqrt(max(1, hidden_size // channels))
-    size.add(settings.context_width * settings.cross_attention_width)
-    flat = channels * side**2 if settings.vae is None else 3 * (8 * side) ** 2
+    flat = channels * side**2
+    if settings.vae is not None:
+        config = vae_config(settings.vae)
+        flat = math.prod(image_shape(config, side))
+        size.frozen_flops = sum(vae_flops(config, channels, side))
     size.add(2 * hidden_size * flat)
     size.add(hidden_size * channels * side**2)
     levels, layers = settings.block_channels, settings.layers_per_block

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
-from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm, suffix_weights
-from dihal_core.bridges.latents import latent_shape, load_diffusers, make_latents
+from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm
+from dihal_core.bridges.latents import VaeLatents, latent_shape, load_diffusers, make_latents
 from dihal_core.bridges.processes import batch_noise
 from dihal_core.bridges.schedules import Schedule, make_schedule
 from dihal_core.bridges.sizes import bridge_size
@@ -161,17 +161,17 @@ class UnetBridge(TrainedArm):
         kept_BM = rank_BT.topk(wanted, dim=1).indices
         return torch.zeros_like(mask_BT).scatter(1, kept_BM, True) & mask_BT
 
-    def objective(self) -> dict[str, float]:
-        """Times below one are the diffusion term, t = 1 the reconstruction term."""
-        endpoint = self.settings.endpoint_probability
-        return {"diffusion": 1 - endpoint, "reconstruction": endpoint, **suffix_weights(self.settings)}
-
     def attention_flops(self, positions: int) -> int:
         """FLOPs per token beyond one use of every matrix: convolutions and attention over the latent's pixels."""
         matrices = sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
         return (
             self.context.attention_flops(positions) + bridge_size(self.settings, self.frame.width).flops - 2 * matrices
         )
+
+    def state_flops(self) -> tuple[int, int]:
+        """Projections and UNet; the frozen autoencoder, encoding and decoding."""
+        frozen = self.latents.flops() if isinstance(self.latents, VaeLatents) else 0
+        return bridge_size(self.settings, self.frame.width).state_flops, frozen
 
 
 def make_unet(settings: UnetBridgeSettings, channels: int, side: int) -> Any:

@@ -19,6 +19,19 @@ class BridgeBase(Settings):
     context_heads: int = Field(2, ge=1, description="Its heads (ours).")
     bridge_noise: float = Field(0.5, ge=0, description="s in x_t = (1-t) h + t m + s sqrt(t(1-t)) e (ours).")
     endpoint_probability: float = Field(0.5, ge=0, le=1, description="Share of training draws at exactly t = 1 (ours).")
+    diffusion_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the diffusion loss: of the squared error of a state drawn at t < 1, whose share of the drawn "
+        "states is 1 - endpoint_probability (paper; value ours).",
+    )
+    reconstruction_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the reconstruction loss: of the squared error of a state drawn at t = 1, whose share is "
+        "endpoint_probability (paper; value ours). The regressor has this loss alone and weighs it as the bridge weighs "
+        "both together.",
+    )
     ridge_tokens: int = Field(3, ge=1, le=8, description="Tokens seen by the frozen ridge base (ours).")
     ridge_penalty: float = Field(1e-3, gt=0, description="Times the mean diagonal of the Gram matrix (ours).")
     ridge_windows: int = Field(
@@ -28,10 +41,18 @@ class BridgeBase(Settings):
         10.0, gt=0, description="Standardised targets are clipped here in the training loss only (ours)."
     )
     next_token_weight: float = Field(
-        0.0, ge=0, description="Weight of the next-token loss through the upper blocks, per nat (paper; value ours)."
+        0.0,
+        ge=0,
+        description="Weight of the next-token loss through the upper blocks, per nat of its mean over the scored tokens at "
+        "or after a window's first predicted state: all scored tokens, or with positions_per_sequence those from the first "
+        "drawn position on; the states that were not drawn are then the true ones (paper; value ours).",
     )
     distillation_weight: float = Field(
-        0.0, ge=0, description="Weight of KL(teacher || hybrid) through the upper blocks, per nat (paper; value ours)."
+        0.0,
+        ge=0,
+        description="Weight of KL(teacher || hybrid) through the upper blocks, per nat of its mean over the same tokens as "
+        "next_token_weight. With M of T positions drawn a token sees M/T of its prefix replaced, so the loss is smaller than "
+        "with all of them, and the same weight counts for less (paper; value ours).",
     )
     suffix_windows: int = Field(2, ge=1, description="Windows of each batch that these two losses are taken on (ours).")
 
@@ -41,6 +62,18 @@ class BridgeBase(Settings):
             raise ValueError(
                 f"context_width {self.context_width} is not {self.context_heads} heads of an even width; "
                 "choose bridge.context_width as a multiple of 2 x bridge.context_heads"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> "BridgeBase":
+        endpoint = self.endpoint_probability
+        direct = (1 - endpoint) * self.diffusion_weight + endpoint * self.reconstruction_weight
+        if direct + self.next_token_weight + self.distillation_weight == 0:
+            raise ValueError(
+                f"every term of the loss has weight 0 (diffusion_weight {self.diffusion_weight}, reconstruction_weight "
+                f"{self.reconstruction_weight} at endpoint_probability {endpoint}, next_token_weight 0, distillation_weight "
+                "0); set one of the bridge.*_weight settings above 0"
             )
         return self
 
@@ -62,7 +95,9 @@ class UnetBridgeSettings(BridgeBase):
     latent_side: int | None = Field(
         None,
         ge=1,
-        description="Height and width; null: the square that holds the state exactly, 4 x 32 x 32 = 4096 (ours).",
+        description="Height and width; null: the square that holds the state exactly, 4 x 32 x 32 = 4096. A prediction passes "
+        "through latent_channels x latent_side^2 numbers; with a VAE the image has 8 times the side, and so a projection of "
+        "3 x 64 x latent_side^2 x hidden size parameters on either way (ours).",
     )
     block_channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (320, 640, 1280, 1280), min_length=1, description="Widths of the UNet's levels; SD v1.5 (ours)."

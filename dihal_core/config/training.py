@@ -95,6 +95,12 @@ class ReplaceSettings(Settings):
         0.01, gt=0, lt=1, description="Windows, by document, kept out of training for the curve (ours)."
     )
     training: TrainingSettings
+    look_windows: int | None = Field(
+        None,
+        ge=1,
+        description="Validation windows, evenly spread, of each point of the validation curve; null: all of them. A UNet "
+        "denoises every position at every look (ours).",
+    )
     outlier_ratio: float = Field(
         4.0,
         gt=1,

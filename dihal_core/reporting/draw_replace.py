@@ -31,7 +31,8 @@ def draw_training(replace: Json) -> Figure:
     panels = figure.subplots(1, 2, width_ratios=(1.7, 1)) if validation else [figure.subplots()]
     _training_panel(panels[0], curves)
     if validation:
-        _validation_panel(panels[1], validation, replace.get("arms") or {})
+        windows = (replace.get("validation") or {}).get("curve_windows")
+        _validation_panel(panels[1], validation, replace.get("arms") or {}, windows)
     return figure
 
 
@@ -58,9 +59,11 @@ def _training_panel(axes: Axes, curves: Mapping[str, Sequence[Json]]) -> None:
     legend(axes, loc="best")
 
 
-def _validation_panel(axes: Axes, curves: Mapping[str, Sequence[Json]], arms: Mapping[str, Json | None]) -> None:
+def _validation_panel(
+    axes: Axes, curves: Mapping[str, Sequence[Json]], arms: Mapping[str, Json | None], windows: int | None
+) -> None:
     """Draw FVU on validation against steps; the ridge map, which takes no steps, is a level line."""
-    dress(axes, "FVU on validation", "steps", "FVU")
+    dress(axes, f"FVU on {windows} validation windows" if windows else "FVU on validation", "steps", "FVU")
     for arm in ordered_arms(list(curves)):
         points = [(p["step"], p["fvu"]) for p in curves[arm] if value_of(p.get("fvu")) is not None]
         kind = arm_kind(arm)

@@ -23,7 +23,7 @@ from dihal_core.training.budget import Ledger
 from dihal_core.training.checkpoints import Checkpoints, kept_by
 from dihal_core.training.microbatches import RELIEF, MicroBatches, StepLoss
 from dihal_core.training.optimizers import Optimizers, rate_factor
-from dihal_core.training.runs import Run, require_finite, resume, save
+from dihal_core.training.runs import Run, averaged, require_finite, resume, save
 from dihal_core.training.suffix import SuffixObjective
 from dihal_core.training.world import ALONE, World
 
@@ -60,7 +60,8 @@ def train(
     checkpoints : Checkpoints, optional
         Where to save and resume.
     observe : callable, optional
-        Measures the arms every `checkpoint_steps` steps and at the end: `{arm: {quantity: value}}`.
+        Measures the arms every `checkpoint_steps` steps and at the end: `{arm: {quantity: value}}`. With `ema_decay` the
+        arms hold the averaged weights meanwhile, those that are kept at the end.
     suffix : SuffixObjective, optional
         Next-token and distillation losses, added to every arm's own.
     world : World
@@ -108,7 +109,9 @@ def train(
                 run.follow(settings.ema_decay, step)
             due = (step + 1) % settings.checkpoint_steps == 0
             if observe is not None and world.main and (due or step + 1 == steps):
-                for name, measured in observe().items():
+                with averaged(runs):
+                    found = observe()
+                for name, measured in found.items():
                     runs[name].observations.append({"step": step + 1, **measured})
             if checkpoints is not None and world.main and due and step + 1 < steps:
                 save(runs, checkpoints, step + 1, what)
@@ -204,6 +207,8 @@ class _Step:
             ) from error
         if not math.isfinite(norm):
             raise self._diverged("gradient norm", norm, what)
+        if through is not None:
+            run.ledger.add_pass(int((~through.t_BT.isnan()).sum()), through.t_BT.numel())
         return value, counted
 
     def _diverged(self, quantity: str, value: float, what: str) -> NumericsError:

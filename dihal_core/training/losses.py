@@ -143,9 +143,11 @@ def objective_loss(
             picked_N = error_BT[batch.mask_BT & chosen_BT]
             terms[name][0] += float(picked_N.sum(dtype=torch.float64))
             terms[name][1] += len(picked_N)
-    weights = {name: arm.objective()[name] for name, (_, count) in terms.items() if count}
-    total = sum(weights[name] * terms[name][0] / terms[name][1] for name in weights)
-    return total / sum(weights.values()) + (sum(through) / len(through) if through else 0.0)
+    weights, shares = arm.objective(), arm.direct_shares()
+    present = [name for name, (_, count) in terms.items() if count]
+    total = sum(weights[name] * terms[name][0] / terms[name][1] for name in present)
+    drawn = sum(shares[name] for name in present)  # 1, unless so few states were drawn that a term had none
+    return total / drawn + (sum(through) / len(through) if through else 0.0)
 
 
 def _row_sums(error_ND: Tensor) -> Tensor:

@@ -55,12 +55,18 @@ class StepLoss:
         batch, draws = self.batch.rows(here), self.draws.rows(part)
         device, further = batch.mask_BT.device, None
         with torch.autocast(device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            error_BT = self.arm.errors(batch, draws)
+            error_BT = self._weighed(self.arm.errors(batch, draws), draws.t_BT)
             if self.suffix is not None and self.through is not None:
                 further = self.suffix.share(self.arm, batch, self.indices, self.through, part)
         error_N = error_BT[batch.mask_BT & ~draws.t_BT.isnan()]
         loss = error_N.mean() if len(error_N) == self.total else error_N.sum() / self.total
         return loss if further is None else loss + further
+
+    def _weighed(self, error_BT: Tensor, t_BT: Tensor) -> Tensor:
+        """Weigh the diffusion (t < 1) and the reconstruction term (t = 1); weights of one change no bit."""
+        factors = self.arm.direct_factors()
+        below, end = factors["diffusion"], factors["reconstruction"]
+        return error_BT if below == end == 1 else error_BT * torch.where(t_BT == 1, end, below)
 
 
 def pieces(share: slice, size: int | None) -> list[slice]:

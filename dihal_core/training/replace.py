@@ -58,6 +58,7 @@ def build_replace(context: StageContext) -> dict[str, Any]:
     arms, trained = _arms(context, layer, source, facts, train_windows, validation, factor, phases.of("train"))
     clock.append(time.monotonic())
     errors = validation_errors(arms, source, validation, facts, settings.replace.outlier_ratio, phases.of("validate"))
+    looked = looked_at(validation, settings.replace.look_windows)
     nothing = {"parameters": 0, "steps": 0, "tokens": 0, "flops": 0}
     result = {
         "layer": layer,
@@ -70,6 +71,7 @@ def build_replace(context: StageContext) -> dict[str, Any]:
             "windows": len(validation),
             "states": len(errors.document_N),
             "outlier_share": float(errors.outlier_N.mean()),
+            **({} if len(looked) == len(validation) else {"curve_windows": len(looked)}),
         },
         "train": {"windows": len(train_windows), "fitted_states": facts.rows},
         **measured_distortion(arms["bridge"], source, validation),
@@ -80,6 +82,13 @@ def build_replace(context: StageContext) -> dict[str, Any]:
     seconds = dict(zip(("fit", "train", "measure"), np.diff(clock).round(3).tolist(), strict=True))
     bridge = result["arms"]["bridge"]
     return {"layer": layer, "fvu": bridge["fvu"], "steps": bridge["steps"], "parts": seconds}
+
+
+def looked_at(validation: np.ndarray, count: int | None) -> np.ndarray:
+    """Return the windows that each point of the validation curve is measured on: all, or `count` evenly spread ones."""
+    if count is None or count >= len(validation):
+        return validation
+    return validation[np.linspace(0, len(validation) - 1, count).round().astype(int)]
 
 
 def _prepare(
@@ -161,8 +170,10 @@ def _train(
     arms = fresh_arms(names, settings.bridge, source.frame, settings.seed)
     learning = trained_arms(arms)
 
+    looked = looked_at(validation, settings.replace.look_windows)
+
     def observe() -> dict[str, dict[str, float]]:
-        errors = validation_errors(learning, source, validation, facts, settings.replace.outlier_ratio)
+        errors = validation_errors(learning, source, looked, facts, settings.replace.outlier_ratio)
         return {name: {"fvu": errors.summary(name)["fvu"]} for name in learning}
 
     if settings.replace.table and world.main:

@@ -1,8 +1,10 @@
 """One arm while it trains, and how all arms of a layer are saved and taken up again."""
 
+import contextlib
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,6 +59,23 @@ class Run:
 
 
 LISTS = ("curve", "pending", "observations")
+
+
+@contextlib.contextmanager
+def averaged(runs: Mapping[str, Run]) -> Iterator[None]:
+    """Let every arm hold its averaged weights, if there are any; afterwards it holds its own again, to the bit."""
+    _exchange(runs)
+    try:
+        yield
+    finally:
+        _exchange(runs)
+
+
+def _exchange(runs: Mapping[str, Run]) -> None:
+    for run in runs.values():
+        for name, weight in run.arm.named_parameters():
+            if name in run.average:
+                weight.data, run.average[name] = run.average[name], weight.data
 
 
 def require_finite(run: Run, where: str, kept: str) -> None:

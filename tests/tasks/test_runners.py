@@ -80,6 +80,17 @@ def test_units_side_by_side_use_no_more_cores_than_there_are():
     assert units_at_once("geometry", remote, 2) == 90
 
 
+def test_a_layer_that_several_processes_train_takes_the_cores_of_all_of_them():
+    shared = load_study("smoke", overrides={"sweep.training.processes": 2, "compute.sweep_workers": 4})
+    assert [units_at_once("sweep", shared, available) for available in (1, 2, 4, 8, 64)] == [1, 1, 2, 4, 4]
+    wide = load_study(
+        "smoke", overrides={"sweep.training.processes": 2, "sweep.threads": 2, "compute.sweep_workers": 4}
+    )
+    assert units_at_once("sweep", wide, 8) == 2
+    on_gpus = load_study("smoke", overrides={"sweep.training.processes": 2, "compute.device": "cuda"})
+    assert units_at_once("sweep", on_gpus, 64) == 1  # its processes are one per GPU
+
+
 def test_every_flow_can_be_sent_to_a_cluster():
     found = {}
     for module in pkgutil.iter_modules(flows.__path__):

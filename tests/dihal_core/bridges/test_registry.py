@@ -4,6 +4,7 @@ import typing
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from dihal_core.bridges.causality import random_arm
 from dihal_core.bridges.frame import Batch, TrainedArm
@@ -117,6 +118,17 @@ def test_loss_terms_are_named_and_weighted(kind):
     assert set(weights) == {"diffusion", "reconstruction", "next_token", "distillation"}
     assert weights["diffusion"] + weights["reconstruction"] == pytest.approx(1)
     assert weights["next_token"] == SETTINGS[kind].next_token_weight
+    own = {"diffusion_weight": 3.0, "reconstruction_weight": 0.5, "endpoint_probability": 0.2}
+    weights = random_arm(SETTINGS[kind].model_copy(update=own), D, seed=0).objective()
+    assert (weights["diffusion"], weights["reconstruction"]) == pytest.approx((2.4, 0.1))
+
+
+def test_a_loss_without_any_weight_is_refused():
+    with pytest.raises(ValidationError, match="every term of the loss has weight 0"):
+        MlpBridgeSettings(diffusion_weight=0, reconstruction_weight=0)
+    with pytest.raises(ValidationError, match="set one of the bridge"):
+        UnetBridgeSettings(endpoint_probability=0, diffusion_weight=0)  # reconstruction is never drawn
+    assert MlpBridgeSettings(diffusion_weight=0, reconstruction_weight=0, distillation_weight=1)
 
 
 def test_an_unknown_kind_names_the_nearest():

@@ -86,6 +86,21 @@ def test_the_kept_weights_are_the_average_over_the_steps(make_arms, source, trai
     assert not torch.allclose(averaged["bridge"].denoiser.out.weight, weight, atol=1e-7)
 
 
+def test_the_curve_shows_the_weights_that_are_kept_and_looking_moves_none(make_arms, source, training):
+    settings = training.model_copy(update={"ema_decay": 0.9})
+    arms, blind = make_arms("bridge"), make_arms("bridge")
+    train(blind, source, TRAIN, settings, 0, "layer 2")
+    seen = []
+
+    def observe():
+        seen.append({name: value.clone() for name, value in weights(arms).items()})
+        return {}
+
+    train(arms, source, TRAIN, settings, 0, "layer 2", observe=observe)
+    assert_equal_bits(weights(arms), weights(blind))
+    assert_equal_bits(weights(arms), seen[-1])
+
+
 def test_another_seed_trains_another_model(make_arms, source, training):
     made = []
     for seed in (0, 1):

@@ -98,3 +98,18 @@ def test_the_bridge_objective_weighs_diffusion_and_reconstruction(make_arms, sou
     arm.settings = arm.settings.model_copy(update={"endpoint_probability": 1.0})
     regressor_like = objective_loss(arm, source, VALIDATION, 0, None)
     assert regressor_like == pytest.approx(loss, rel=0.2)
+
+
+def test_each_direct_term_has_a_weight_of_its_own_in_the_reported_objective(make_arms, source):
+    arm = make_arms("bridge")["bridge"]
+    plain = arm.settings
+
+    def loss(diffusion, reconstruction):
+        weights = {"diffusion_weight": diffusion, "reconstruction_weight": reconstruction}
+        arm.settings = plain.model_copy(update=weights)
+        return objective_loss(arm, source, VALIDATION, 0, None)
+
+    assert loss(3.0, 0.0) == pytest.approx(3 * loss(1.0, 0.0), rel=1e-12)
+    assert loss(2.0, 5.0) == pytest.approx(2 * loss(1.0, 0.0) + 5 * loss(0.0, 1.0), rel=1e-12)
+    assert arm.objective() == {"diffusion": 0.0, "reconstruction": 0.5, "next_token": 0.0, "distillation": 0.0}
+    assert loss(1.0, 1.0) != loss(2.0, 1.0)

@@ -56,6 +56,23 @@ def test_the_sum_over_micro_batches_is_the_gradient_of_the_whole_batch(source, s
         assert float((found[name] - value).abs().max()) <= ROUNDING * largest, name
 
 
+@pytest.mark.parametrize("kind", ["mlp", "regressor", "unet"])
+def test_diffusion_and_reconstruction_weigh_what_their_settings_say(source, smoke, kind):
+    settings = UNET if kind == "unet" else smoke.bridge
+    arm = make_arm("regressor" if kind == "regressor" else "bridge", settings, source.frame, seed=0)
+
+    def loss(diffusion, reconstruction):
+        weights = {"diffusion_weight": diffusion, "reconstruction_weight": reconstruction}
+        arm.settings = settings.model_copy(update=weights)
+        return gradient(source, arm, 3)[0]
+
+    terms = loss(1.0, 0.0), loss(0.0, 1.0)
+    assert min(terms) > 0
+    assert loss(3.0, 0.5) == pytest.approx(3 * terms[0] + 0.5 * terms[1], rel=1e-6)
+    if kind == "regressor":  # one term, which weighs what both terms of the bridge weigh together
+        assert loss(3.0, 0.5) == pytest.approx(1.75 * loss(1.0, 1.0), rel=1e-6)
+
+
 def test_pieces_cover_the_share_once():
     assert pieces(slice(0, 7), 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert pieces(slice(4, 8), None) == [slice(4, 8)]

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from dihal_core.bridges.arms import load_arms
 from dihal_core.errors import ConfigError
 from dihal_core.requests import find
 from dihal_core.runner import ensure
+from dihal_core.training.replace import looked_at
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,18 @@ def test_the_result_has_arms_curves_and_validation(finished, smoke):
     assert result["arms"]["ridge"]["steps"] == 0
     assert result["validation"]["windows"] >= 1
     assert result["validation"]["windows"] + result["train"]["windows"] == smoke.replace.num_sequences
+
+
+def test_looks_on_the_way_can_be_bounded_to_some_validation_windows(finished, request_in, smoke):
+    assert "curve_windows" not in finished[1]["validation"]
+    bounded = smoke.replace.model_copy(update={"validation_fraction": 0.4, "look_windows": 2})
+    record = ensure(request_in("replace", smoke.model_copy(update={"replace": bounded}), values={"layer": 2}))
+    found = json.loads((record.path / "replace.json").read_bytes())
+    assert found["validation"]["curve_windows"] == 2 < found["validation"]["windows"]
+    assert [point["step"] for point in found["validation_curve"]["bridge"]] == [2, 4, 6]
+    assert found["validation_curve"]["bridge"][-1]["fvu"] != found["arms"]["bridge"]["fvu"]
+    assert looked_at(np.arange(9), 3).tolist() == [0, 4, 8]
+    assert looked_at(np.arange(9), None).tolist() == looked_at(np.arange(9), 20).tolist() == list(range(9))
 
 
 def test_the_saved_arms_predict(finished, smoke, backbone):

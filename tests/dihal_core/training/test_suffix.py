@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from dihal_core.bridges.arms import make_arm
+from dihal_core.bridges.unet import UnetBridge
 from dihal_core.config import UnetBridgeSettings
 from dihal_core.evaluation.likelihood import suffix_metrics
 from dihal_core.training.loop import train
@@ -54,12 +57,48 @@ def _divergence(arm, source):
         return float(objective(source).terms(arm, batch, WINDOWS, torch.Generator().manual_seed(0))[1])
 
 
+UNET = {
+    "latent_channels": 2, "latent_side": 4, "block_channels": (8,), "layers_per_block": 1, "attention_heads": 2,
+    "norm_groups": 4, "cross_attention_width": 16, "context_width": 32, "context_heads": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("positions", [1, 3, None])
+def test_the_losses_are_means_over_the_tokens_that_drawn_states_reach_with_true_states_elsewhere(source, positions):
+    source = dataclasses.replace(source, clip_sd=0.2)  # a clipped target is no state of the model
+    arm = make_arm(
+        "bridge", UnetBridgeSettings(**UNET, start="ridge", positions_per_sequence=positions), source.frame, 0
+    )
+    batch, tokens = source.load(WINDOWS), torch.from_numpy(source.windows.tokens_NT[WINDOWS]).long()
+    lengths = torch.from_numpy(source.windows.lengths_N[WINDOWS]).long()
+    terms = objective(source).terms(arm, batch, WINDOWS, torch.Generator().manual_seed(0))
+    drawn = ~arm.draw_once(batch.mask_BT, torch.Generator().manual_seed(0)).t_BT.isnan()
+    predicted = arm.predict(source.embed(WINDOWS))
+    hidden = torch.where(drawn[..., None], predicted, source.targets.states(WINDOWS).float())
+    hidden[:, 0] = source.frame.sink_D
+    measured = suffix_metrics(source.backbone, LAYER, hidden, tokens, lengths, source.backbone.final(tokens))
+    position = np.arange(tokens.shape[1])
+    reached = measured.mask_BT & (position >= drawn.int().argmax(dim=1).numpy()[:, None])
+    assert reached.sum() < measured.tokens or positions is None
+    for found, columns in zip(terms, (measured.nll_BT, measured.kl_BT), strict=True):
+        assert float(found.detach()) == pytest.approx(columns[reached].sum() / reached.sum(), rel=2e-3, abs=1e-6)
+    assert np.abs(measured.kl_BT[measured.mask_BT & ~reached]).max(initial=0) < 1e-5
+
+
+def test_a_state_that_no_scored_token_follows_adds_nothing(source):
+    class Last(UnetBridge):
+        def choose(self, mask_BT, generator):
+            last_B1 = mask_BT.int().cumsum(dim=1).argmax(dim=1, keepdim=True)
+            return torch.zeros_like(mask_BT).scatter(1, last_B1, True)
+
+    arm = Last(UnetBridgeSettings(**UNET, positions_per_sequence=1), source.frame).requires_grad_(True)
+    loss = objective(source).loss(arm, source.load(WINDOWS), WINDOWS, torch.Generator().manual_seed(0))
+    assert float(loss.detach()) == 0.0
+    loss.backward()
+
+
 def test_positions_that_were_not_drawn_keep_the_true_state(source):
-    settings = UnetBridgeSettings(
-        latent_channels=2, latent_side=4, block_channels=(8,), layers_per_block=1, attention_heads=2, norm_groups=4,
-        cross_attention_width=16, context_width=32, context_heads=4, positions_per_sequence=1,
-    )  # fmt: skip
-    arm = make_arm("bridge", settings, source.frame, seed=0)
+    arm = make_arm("bridge", UnetBridgeSettings(**UNET, positions_per_sequence=1), source.frame, seed=0)
     batch = source.load(WINDOWS)
     draws = arm.draw_once(batch.mask_BT, torch.Generator().manual_seed(0))
     estimate = arm.estimate_once(batch, draws)
