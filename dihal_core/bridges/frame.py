@@ -5,7 +5,7 @@ Letters: B windows, T positions, D hidden size.
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,10 @@ class Arm(nn.Module, abc.ABC):
     def __init__(self, frame: Frame):
         super().__init__()
         self.frame = frame
+
+    def structure(self) -> dict[str, Any]:
+        """Return, as JSON, what must be known beside settings and weights to make this arm again: nothing for most."""
+        return {}
 
     @abc.abstractmethod
     def predict(
