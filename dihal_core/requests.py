@@ -16,6 +16,7 @@ from typing import Any
 from dihal_core.config import StudySettings
 from dihal_core.contract import unit_label
 from dihal_core.inspection import StoreStatus, inspect_store
+from dihal_core.libraries import further_libraries
 from dihal_core.provenance import code_closure, package_version
 from dihal_core.remote.link import home_path, home_uri
 from dihal_core.stages import STAGES
@@ -103,7 +104,9 @@ def make_request(
         },
         "values": dict(values or {}),
         "code": dict(stage_code(stage)),
-        "libraries": {name: package_version(name) for name in spec.libraries},
+        "libraries": {
+            name: package_version(name) for name in (*spec.libraries, *further_libraries(stage, settings, unit))
+        },
     }
     digest = hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()[:24]
     return StageRequest(

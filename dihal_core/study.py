@@ -11,6 +11,7 @@ from typing import Any
 from dihal_core.asset_list import required_assets
 from dihal_core.backbones.identity import backbone_identity, pin_revision
 from dihal_core.bridges.ablation_arms import ablation_units
+from dihal_core.bridges.origins import bridge_values, pin_bridges, without_revisions
 from dihal_core.change import FILES, publish_change, with_change
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
@@ -69,6 +70,8 @@ def _what_counts(settings: StudySettings) -> dict[str, Any]:
     data = pin_device(settings).model_dump(mode="json")
     data["compute"] = {name: value for name, value in data["compute"].items() if name not in WORKER_SETTINGS}
     data["backbone"].pop("revision")
+    data["bridge"] = without_revisions(data["bridge"])
+    data["ablation"]["unet"] = without_revisions(data["ablation"]["unet"])
     return data
 
 
@@ -82,7 +85,7 @@ def pin_device(settings: StudySettings) -> StudySettings:
 
 
 def pin_settings(settings: StudySettings, ask_hub: bool) -> StudySettings:
-    """Return settings under which keys are made: device resolved, hub revision a commit.
+    """Return settings under which keys are made: device resolved, hub revisions a commit.
 
     With `ask_hub` False (planning) an unknown revision stays as it is and nothing is fetched.
     """
@@ -93,7 +96,7 @@ def pin_settings(settings: StudySettings, ask_hub: bool) -> StudySettings:
         if ask_hub:
             raise
         backbone = settings.backbone
-    return settings.model_copy(update={"backbone": backbone})
+    return pin_bridges(settings.model_copy(update={"backbone": backbone}), ask_hub)
 
 
 def swept_layers(settings: StudySettings, score: StageRecord | None) -> tuple[int, ...]:
@@ -187,7 +190,8 @@ def request_for(
     if stage not in ("corpus",) and isinstance(inputs.get("assets"), dict):
         model = settings.backbone.identifier  # only the corpus reads the text assets
         inputs = {**inputs, "assets": {k: v for k, v in inputs["assets"].items() if k == model}}  # type: ignore[union-attr]
-    return make_request(stage, settings, inputs, home, unit, values_of(stage, settings, home, records, failed or {}))
+    values = values_of(stage, settings, home, records, failed or {}) | bridge_values(stage, settings, unit, home)
+    return make_request(stage, settings, inputs, home, unit, values)
 
 
 def study_folder(home: Path, settings: StudySettings) -> Path:

@@ -24,7 +24,7 @@ def add_parsers(commands: Any) -> None:
     export = commands.add_parser("export", help="copy the hybrid of a study, with its backbone if asked")
     _source_arguments(export)
     export.add_argument("--to", required=True, metavar="FOLDER", help="folder to write; it must be new or empty")
-    export.add_argument("--merged", action="store_true", help="put the backbone's weights into the copy")
+    export.add_argument("--merged", action="store_true", help="put the weights of backbone and VAE into the copy")
 
 
 def _source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +53,16 @@ def generate(arguments: argparse.Namespace) -> int:
         folder = _folder(arguments, home)
     else:
         folder = find_study(home, arguments.study)
-    from dihal_core.hybrid.generation import check_request, continue_texts, open_hybrid, open_layer
+    from dihal_core.hybrid.generation import beyond_training, check_request, continue_texts, open_hybrid, open_layer
 
     check_request(arguments.max_new_tokens, arguments.temperature, arguments.sampling_steps)
     if arguments.layer is None:
         model, tokenizer = open_hybrid(folder, _given_home(arguments))
     else:
         model, tokenizer = open_layer(folder, arguments.layer)
+    told = beyond_training(model, tokenizer, arguments.prompts, arguments.max_new_tokens)
+    if told is not None:
+        print(told, file=sys.stderr)
     texts = continue_texts(
         model,
         tokenizer,

@@ -46,7 +46,7 @@ def backbone_identity(backbone: BackboneSettings, home: Path) -> dict[str, Any]:
             f"backbone.identifier {str(path)!r} holds no model files for source={backbone.source}; "
             "give a .gguf file or a save_pretrained folder"
         )
-    return {"source": backbone.source, "files": _digests(files, home / "identities.json")}
+    return {"source": backbone.source, "files": file_digests(files, home / "identities.json")}
 
 
 def pin_revision(backbone: BackboneSettings, ask_hub: bool = True) -> BackboneSettings:
@@ -62,31 +62,59 @@ def pin_revision(backbone: BackboneSettings, ask_hub: bool = True) -> BackboneSe
     """
     if backbone.source != "hub" or _is_commit(backbone.revision):
         return backbone
+    commit = pin_commit(backbone.identifier, backbone.revision, ("config.json",), ask_hub, "set backbone.source=folder")
+    return backbone if commit == backbone.revision else backbone.model_copy(update={"revision": commit})
+
+
+def pin_commit(
+    identifier: str, revision: str | None, names: tuple[str, ...], ask_hub: bool, otherwise: str
+) -> str | None:
+    """Return the commit of a hub model: of its downloaded snapshot, else of the hub.
+
+    Parameters
+    ----------
+    identifier, revision
+        Hub id, and the branch, tag or commit wanted; None is `main`.
+    names
+        Files of the model, any of which shows that it was downloaded.
+    ask_hub
+        If False, a revision that no snapshot resolves comes back as it was.
+    otherwise
+        What to do where there is no network, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If neither knows the model, with the reason.
+    """
+    if _is_commit(revision):
+        return revision
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    wanted = backbone.revision or "main"
-    cached = try_to_load_from_cache(backbone.identifier, "config.json", revision=wanted)
-    if isinstance(cached, str):
-        return backbone.model_copy(update={"revision": Path(cached).parent.name})
+    wanted = revision or "main"
+    for name in names:
+        cached = try_to_load_from_cache(identifier, name, revision=wanted)
+        if isinstance(cached, str):
+            return Path(*Path(cached).parts[: -len(Path(name).parts)]).name
     if not ask_hub:
-        return backbone
+        return revision
     try:
-        commit = HfApi().model_info(backbone.identifier, revision=wanted, timeout=20).sha
+        return HfApi().model_info(identifier, revision=wanted, timeout=20).sha
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no details"]
         raise ConfigError(
-            f"hub model {backbone.identifier!r} at {wanted!r} is not downloaded and the hub gave no commit "
+            f"hub model {identifier!r} at {wanted!r} is not downloaded and the hub gave no commit "
             f"({type(error).__name__}: {lines[0][:160]}); download it, log in with `hf auth login` if it is gated, "
-            "or set backbone.source=folder"
+            f"or {otherwise}"
         ) from error
-    return backbone.model_copy(update={"revision": commit})
 
 
 def _is_commit(revision: str | None) -> bool:
     return revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
 
 
-def _digests(files: list[Path], memory: Path) -> dict[str, str]:
+def file_digests(files: list[Path], memory: Path) -> dict[str, str]:
+    """Return `{name: SHA-256}` of files; digests are remembered in the file `memory` by path, size and time."""
     known = _remembered(memory)
     found, changed = {}, False
     for file in files:

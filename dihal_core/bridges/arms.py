@@ -6,6 +6,7 @@ Weights are safetensors, settings JSON; nothing is pickled. The frozen frame is 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -20,7 +21,7 @@ from dihal_core.bridges.regressor import Regressor, RidgeArm, SkipArm
 from dihal_core.bridges.table import TableArm
 from dihal_core.bridges.wide_ridge import NarrowRidgeArm, WideRidgeArm
 from dihal_core.config import BridgeSettings
-from dihal_core.errors import ArtifactError, ConfigError, nearest
+from dihal_core.errors import ArtifactError, AssetError, ConfigError, nearest
 from dihal_core.files import dump_json, write_atomically
 from dihal_core.seeding import torch_seed
 
@@ -28,16 +29,22 @@ DESCRIPTION = "arms.json"
 FRAME = "frame.safetensors"
 
 
-def make_arm(name: str, settings: BridgeSettings, frame: Frame, seed: int) -> Arm:
+def make_arm(
+    name: str, settings: BridgeSettings, frame: Frame, seed: int, structure: Mapping[str, Any] | None = None
+) -> Arm:
     """Return a fresh arm; the weights of a trained one depend on (seed, name) only, not on the layer.
+
+    `structure` is what `Arm.structure` said of a saved arm, whose weights are loaded next.
 
     Raises
     ------
     ConfigError
         For an unknown name.
+    AssetError
+        If published weights it needs are not to be had, or are not those of `structure`.
     """
     makers: dict[str, Callable[[], Arm]] = {
-        "bridge": lambda: make_bridge(settings, frame),
+        "bridge": lambda: make_bridge(settings, frame, structure),
         "regressor": lambda: Regressor(settings, frame),
         "ridge": lambda: RidgeArm(frame),
         "ridge-all": lambda: WideRidgeArm(frame),
@@ -107,6 +114,9 @@ def save_arms(folder: Path, arms: dict[str, Arm], settings: BridgeSettings, laye
         "bridge": settings.model_dump(mode="json"),
         "arms": sorted(arms),
     }
+    structures = {name: arm.structure() for name, arm in sorted(arms.items()) if arm.structure()}
+    if structures:
+        description["structures"] = structures
     write_atomically(folder / DESCRIPTION, dump_json(description))
 
 
@@ -117,6 +127,8 @@ def load_arms(folder: Path, device: str | torch.device = "cpu") -> dict[str, Arm
     ------
     ArtifactError
         If a file is missing, unreadable or does not fit the description.
+    AssetError
+        If a frozen autoencoder that the arms were trained with is not to be had, or is another one by now.
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_bytes())
@@ -125,11 +137,13 @@ def load_arms(folder: Path, device: str | torch.device = "cpu") -> dict[str, Arm
         frame.load_state_dict(safetensors.torch.load_file(folder / FRAME))
         arms = {}
         for name in description["arms"]:
-            arm = make_arm(name, settings, frame, seed=0)
+            arm = make_arm(name, settings, frame, 0, description.get("structures", {}).get(name))
             if own_state(arm):
                 tensors = safetensors.torch.load_file(folder / f"{name}.safetensors")
                 arm.load_state_dict({**arm.state_dict(), **_exactly(tensors, own_state(arm), name)})
             arms[name] = arm.to(device).requires_grad_(False)
+    except AssetError:
+        raise  # the arms are as they were saved: nothing here is to be discarded
     except (OSError, KeyError, ValueError, RuntimeError, ValidationError, SafetensorError) as error:
         raise ArtifactError(
             f"bridge weights in {folder} cannot be used ({type(error).__name__}: {error}); "

@@ -86,6 +86,10 @@ class Arm(nn.Module, abc.ABC):
         super().__init__()
         self.frame = frame
 
+    def structure(self) -> dict[str, Any]:
+        """Return, as JSON, what must be known beside settings and weights to make this arm again: nothing for most."""
+        return {}
+
     @abc.abstractmethod
     def predict(
         self, embeddings_BTD: Tensor, steps: int = 1, sequence_B: Tensor | None = None, seed: int = 0

@@ -5,17 +5,17 @@ Letters: N token states, D hidden size, c latent channels, s latent side.
 
 import copy
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dihal_core.bridges.building import BUILDING
+from dihal_core.backbones.digest import weights_digest
+from dihal_core.bridges.models import load_diffusers, public_config, require_same
 from dihal_core.bridges.vae_sizes import vae_flops
 from dihal_core.config import UnetBridgeSettings
-from dihal_core.errors import AssetError, ConfigError
+from dihal_core.errors import ConfigError
 
 RANDOM = "random"
 PASS_STATES = 32
@@ -86,12 +86,31 @@ class PlainLatents(nn.Module):
 class VaeLatents(nn.Module):
     """State -> image by a trained projection -> latent by a frozen AutoencoderKL, and back.
 
-    The autoencoder is not part of the arm's weights: it is named by the settings and never trained.
+    The autoencoder is not part of the arm's weights: it is named by the settings and never trained. `origin` says
+    which one it is; an arm that is loaded again passes what was stored of it as `stored`, with `folder` where a
+    copy lies beside it, and another autoencoder is refused.
     """
 
-    def __init__(self, width: int, channels: int, side: int, source: str, revision: str | None):
+    def __init__(
+        self,
+        width: int,
+        channels: int,
+        side: int,
+        source: str,
+        revision: str | None,
+        stored: Mapping[str, Any] | None = None,
+    ):
         super().__init__()
-        vae: Any = load_vae(source, revision, channels)
+        folder = (stored or {}).get("folder")
+        vae: Any = load_vae(folder or source, None if folder else revision, channels)
+        self.origin = {
+            "source": source,
+            "revision": revision,
+            "sha256": weights_digest(vae),
+            "config": public_config(vae),
+        }
+        if stored is not None:
+            require_same(stored, self.origin, "VAE", folder or source)
         factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image = (int(vae.config["in_channels"]), side * factor, side * factor)
         self.scale = float(vae.config["scaling_factor"])
@@ -99,6 +118,11 @@ class VaeLatents(nn.Module):
         self.enter = Projection(width, flat)
         self.leave = Projection(flat, width, zero=True)
         self._frozen = (vae,)  # a tuple: no submodule, so it is neither trained, nor saved, nor unfrozen
+
+    @property
+    def autoencoder(self) -> Any:
+        """The frozen AutoencoderKL."""
+        return self._frozen[0]
 
     def _apply(self, fn, recurse=True):
         self._frozen[0]._apply(fn, recurse)
@@ -151,12 +175,14 @@ class VaeLatents(nn.Module):
         return fresh
 
 
-def make_latents(settings: UnetBridgeSettings, width: int) -> "PlainLatents | VaeLatents":
-    """Return the codec that `settings` ask for."""
+def make_latents(
+    settings: UnetBridgeSettings, width: int, stored: Mapping[str, Any] | None = None
+) -> "PlainLatents | VaeLatents":
+    """Return the codec that `settings` ask for; `stored` is what a saved arm says of its autoencoder."""
     channels, side = latent_shape(settings, width)
     if settings.vae is None:
         return PlainLatents(width, channels, side)
-    return VaeLatents(width, channels, side, settings.vae, settings.vae_revision)
+    return VaeLatents(width, channels, side, settings.vae, settings.vae_revision, stored)
 
 
 def load_vae(source: str, revision: str | None, channels: int) -> Any:
@@ -191,23 +217,3 @@ def load_vae(source: str, revision: str | None, channels: int) -> Any:
             f"{channels}; set them equal"
         )
     return vae.eval().requires_grad_(False)
-
-
-def load_diffusers(model_class, source: str, revision: str | None, part: str):
-    """Return a diffusers model from `source` (a folder or hub id, the part itself or a pipeline that has it)."""
-    folder = Path(source)
-    inside = {"subfolder": part} if not (folder / "config.json").is_file() and (
-        not folder.is_dir() or (folder / part / "config.json").is_file()
-    ) else {}  # fmt: skip
-    try:
-        # The low-memory way would also leave layers that are built beside it without storage.
-        with BUILDING:
-            return model_class.from_pretrained(
-                source, revision=revision, use_safetensors=True, low_cpu_mem_usage=False, **inside
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or ["no details"])[0][:300]
-        raise AssetError(
-            f"{part} weights {source!r} could not be loaded ({type(error).__name__}: {reason}); give a folder or hub id "
-            "that holds safetensors, or fetch it beforehand"
-        ) from error

@@ -1,6 +1,6 @@
 """Bridge architectures by `kind`: one file and one line each. Contract tests iterate over it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dihal_core.bridges.frame import Frame, TrainedArm
@@ -9,11 +9,13 @@ from dihal_core.bridges.unet import UnetBridge
 from dihal_core.config import BridgeSettings
 from dihal_core.errors import ConfigError, nearest
 
-BRIDGES: dict[str, Callable[[Any, Frame], TrainedArm]] = {"mlp": MlpBridge, "unet": UnetBridge}
+BRIDGES: dict[str, Callable[..., TrainedArm]] = {"mlp": MlpBridge, "unet": UnetBridge}
 
 
-def make_bridge(settings: BridgeSettings, frame: Frame) -> TrainedArm:
+def make_bridge(settings: BridgeSettings, frame: Frame, structure: Mapping[str, Any] | None = None) -> TrainedArm:
     """Return an untrained bridge of the kind that `settings` name.
+
+    `structure` is what `Arm.structure` said of a saved one, whose weights are loaded next.
 
     Raises
     ------
@@ -24,4 +26,5 @@ def make_bridge(settings: BridgeSettings, frame: Frame) -> TrainedArm:
         raise ConfigError(
             f"unknown bridge {settings.kind!r}{nearest(settings.kind, BRIDGES)}; choose one of {', '.join(BRIDGES)}"
         )
-    return BRIDGES[settings.kind](settings, frame)
+    make = BRIDGES[settings.kind]
+    return make(settings, frame, structure) if structure else make(settings, frame)

@@ -12,7 +12,7 @@ at zero.
 Letters: B windows, T positions, N token states, D hidden size, W context states, X their width, c, s latent shape.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from dihal_core.bridges.context import CausalTransformer
 from dihal_core.bridges.frame import Batch, Draws, Frame, TrainedArm
-from dihal_core.bridges.latents import VaeLatents, latent_shape, load_diffusers, make_latents
+from dihal_core.bridges.latents import VaeLatents, latent_shape, make_latents
+from dihal_core.bridges.models import keep_weights, load_diffusers, public_config, remake_unet
 from dihal_core.bridges.processes import batch_noise
 from dihal_core.bridges.schedules import Schedule, make_schedule
 from dihal_core.bridges.sizes import bridge_size
@@ -30,11 +31,15 @@ from dihal_core.errors import ConfigError
 
 
 class UnetBridge(TrainedArm):
-    """Token-wise UNet denoiser with causal cross-attention."""
+    """Token-wise UNet denoiser with causal cross-attention.
+
+    `structure` is what a saved arm says of its models: the UNet is then built without its source, since its weights
+    are in the arm's own file.
+    """
 
     kind: ClassVar[str] = "unet"
 
-    def __init__(self, settings: UnetBridgeSettings, frame: Frame):
+    def __init__(self, settings: UnetBridgeSettings, frame: Frame, structure: Mapping[str, Any] | None = None):
         super().__init__(frame)
         self.settings = settings
         self.schedule: Schedule = make_schedule(settings)
@@ -42,10 +47,19 @@ class UnetBridge(TrainedArm):
             frame.width, settings.context_width, settings.context_blocks, settings.context_heads
         )
         self.context_out = nn.Linear(settings.context_width, settings.cross_attention_width, bias=False)
-        self.latents = make_latents(settings, frame.width)
+        stored = structure or {}
+        self.latents = make_latents(settings, frame.width, stored.get("vae"))
         self.condition_latents = make_latents(settings.model_copy(update={"vae": None}), frame.width).enter
         self.channels, self.side = latent_shape(settings, frame.width)
-        self.unet = make_unet(settings, self.channels, self.side)
+        self.unet = (
+            remake_unet(stored["unet"]["config"]) if "unet" in stored else make_unet(settings, self.channels, self.side)
+        )
+
+    def structure(self) -> dict[str, Any]:
+        """Return source and configuration of the UNet, and of the frozen autoencoder with the digest of its weights."""
+        settings = self.settings
+        unet = {"source": settings.unet, "revision": settings.unet_revision, "config": public_config(self.unet)}
+        return {"unet": unet, **({"vae": self.latents.origin} if isinstance(self.latents, VaeLatents) else {})}
 
     def denoise(
         self, x_ND: Tensor, t_N: Tensor, condition_ND: Tensor, context_NWX: Tensor, seen_NW: Tensor, base_ND: Tensor
@@ -201,9 +215,7 @@ def make_unet(settings: UnetBridgeSettings, channels: int, side: int) -> Any:
                 f"bridge.cross_attention_width={found[0]} and bridge.latent_channels={found[1]}"
             )
         widen_input(unet, 2 * channels)
-        for module in unet.modules():
-            module.keeps_weights = True  # pyright: ignore[reportArgumentType]
-        return unet
+        return keep_weights(unet)
     crossed = levels - 1 if levels > 1 else 1
     return UNet2DConditionModel(
         sample_size=side,

@@ -184,11 +184,12 @@ class StudySettings(Settings):
             raise ValueError(
                 f"ablation.layer {self.ablation.layer} is outside 1..{top} of {self.backbone.name}; choose a block index"
             )
-        if isinstance(self.bridge, UnetBridgeSettings) and self.bridge.vae == "random" and self.profile != "smoke":
-            raise ValueError(
-                "bridge.vae=random is a randomly initialised autoencoder: noise in the path, refused outside the smoke "
-                "profile; give a folder or hub id of trained weights"
-            )
+        for label, bridge in (("bridge", self.bridge), ("ablation.unet", self.ablation.unet)):
+            if isinstance(bridge, UnetBridgeSettings) and bridge.vae == "random" and self.profile != "smoke":
+                raise ValueError(
+                    f"{label}.vae=random is a randomly initialised autoencoder: noise in the path, refused outside the "
+                    "smoke profile; give a folder or hub id of trained weights"
+                )
         available = self.corpus.num_sequences
         for label, wanted in (
             ("activations.num_sequences", self.activations.num_sequences),

@@ -73,6 +73,7 @@ def assemble(
         layer=layer,
         arm="bridge" if arm.kind == bridge.kind else arm.kind,
         bridge_settings=bridge.model_dump(mode="json"),
+        bridge_structure=arm.structure() or None,
         backbone_reference=reference.model_dump(mode="json"),
         backbone_seed=seed,
         backbone_sha256=weights_digest(backbone.model),

@@ -1,9 +1,11 @@
 """The model card of a hybrid: what it is, what it was measured at, beside teacher and controls, and its licences."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from dihal_core.asset_list import ASSETS
+from dihal_core.hybrid.origin_words import design, licence_names, licence_rows, origin_rows, whereabouts
 from dihal_core.reporting.formatting import DASH, integer, interval_text, number, percent, value_of
 
 Json = Mapping[str, Any]
@@ -20,7 +22,14 @@ ARM_NAMES = {
 TEXT_NAMES = {"eval_wiki": "held-out wiki pages", "heldout": "held-out documents of the training sources"}
 
 
-def model_card(settings: Any, replace: Json, corpus: Json, evaluations: Mapping[str, Json], digest: str) -> str:
+def model_card(
+    settings: Any,
+    replace: Json,
+    corpus: Json,
+    evaluations: Mapping[str, Json],
+    digest: str,
+    structure: Json | None = None,
+) -> str:
     """Return the README of an exported hybrid: YAML head, then Markdown.
 
     Parameters
@@ -35,19 +44,21 @@ def model_card(settings: Any, replace: Json, corpus: Json, evaluations: Mapping[
         `evaluation.json` by set.
     digest
         SHA-256 of the backbone's weights.
+    structure
+        `DiHALConfig.bridge_structure`: the digest of a frozen VAE.
     """
-    backbone, layer = settings.backbone, int(replace["layer"])
+    backbone, bridge, layer = settings.backbone, settings.bridge, int(replace["layer"])
     asset = ASSETS.get(backbone.identifier) if backbone.source == "asset" else None
     lines = [
-        *_head(backbone, asset),
+        *_head(backbone, asset, bridge),
         f"# {backbone.name} with blocks 1{DASH}{layer} replaced by a diffusion bridge"
         if layer > 1
         else f"# {backbone.name} with block 1 replaced by a diffusion bridge",
         "",
         f"The state of layer {layer} of {backbone.num_layers} is made from the embeddings by a causal diffusion bridge "
-        f"(`{settings.bridge.kind}`); the {backbone.num_layers - layer} blocks after it are the backbone's own, "
-        "unchanged. Written by a DiHAL Studio study (method: arXiv 2605.14368; the bridge is this project's own "
-        "design). Research artefact: it approximates its teacher and is not expected to be better or faster.",
+        f"(`{bridge.kind}`); the {backbone.num_layers - layer} blocks after it are the backbone's own, "
+        f"unchanged. Written by a DiHAL Studio study (method: arXiv 2605.14368; {design(bridge)}). Research artefact: "
+        "it approximates its teacher and is not expected to be better or faster.",
         "",
         "| | |",
         "|---|---|",
@@ -57,6 +68,7 @@ def model_card(settings: Any, replace: Json, corpus: Json, evaluations: Mapping[
         f"| quantisation of its weights | {backbone.quantisation or 'none'}, run in {backbone.dtype} |",
         f"| digest of its weights | `{digest}` |",
         f"| layer | {layer} of {backbone.num_layers} |",
+        *origin_rows(bridge, structure),
         *_training(replace),
         f"| seed | {settings.seed} |",
         "",
@@ -65,19 +77,25 @@ def model_card(settings: Any, replace: Json, corpus: Json, evaluations: Mapping[
     ]
     for name, evaluation in evaluations.items():
         lines += [*_figures(name, evaluation), ""]
-    lines += [*_use(backbone), "", *_licences(backbone, asset, corpus), ""]
+    lines += [*_use(backbone, bridge), "", *_licences(backbone, asset, bridge, corpus), ""]
     return "\n".join(lines)
 
 
-def _head(backbone: Any, asset: Any) -> list[str]:
+def _head(backbone: Any, asset: Any, bridge: Any) -> list[str]:
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [dihal, diffusion-bridge]"]
     if backbone.source == "hub":
         head.append(f"base_model: {backbone.identifier}")
-    if asset is not None and asset.licence == "Apache-2.0":
+    further = licence_names(bridge)
+    if asset is not None and asset.licence == "Apache-2.0" and not further:
         head.append("license: apache-2.0")
-    elif asset is not None or backbone.source != "random":
-        head += ["license: other", f"license_name: {asset.licence if asset is not None else 'that of the backbone'}"]
+    elif asset is not None or backbone.source != "random" or further:
+        theirs = () if backbone.source == "random" else (_licence(asset, "that of the backbone"),)
+        head += ["license: other", f"license_name: {json.dumps('; '.join((*theirs, *further)))}"]
     return [*head, "---", ""]
+
+
+def _licence(asset: Any, otherwise: str) -> str:
+    return asset.licence if asset is not None else otherwise
 
 
 def _training(replace: Json) -> list[str]:
@@ -117,7 +135,7 @@ def _figures(name: str, evaluation: Json) -> list[str]:
     ]
 
 
-def _use(backbone: Any) -> list[str]:
+def _use(backbone: Any, bridge: Any) -> list[str]:
     return [
         "## Use",
         "",
@@ -133,12 +151,16 @@ def _use(backbone: Any) -> list[str]:
         "",
         f"Every input starts with `{backbone.separator_token}`; the tokenizer beside this card puts it there. Pad on the "
         "left. `model.generate(..., sampling_steps=4)` takes more steps of the bridge; its noise is fixed by "
-        "`config.noise_seed` and the position. This folder holds the bridge; the backbone is found by its reference "
-        "and checked against the digest above. `dihal export --merged --to FOLDER` writes a copy that carries it.",
+        f"`config.noise_seed` and the position. {whereabouts(bridge, merged=False)}",
     ]
 
 
-def _licences(backbone: Any, asset: Any, corpus: Json) -> list[str]:
+def merged_card(card: str, bridge: Any) -> str:
+    """Return the card of a copy that carries its backbone, from the card that `model_card` wrote."""
+    return card.replace(whereabouts(bridge, merged=False), whereabouts(bridge, merged=True))
+
+
+def _licences(backbone: Any, asset: Any, bridge: Any, corpus: Json) -> list[str]:
     own = (
         asset.licence
         if asset is not None
@@ -146,7 +168,7 @@ def _licences(backbone: Any, asset: Any, corpus: Json) -> list[str]:
         if backbone.source != "random"
         else "none needed"
     )
-    rows = [f"- backbone {backbone.name}: {own}", "- bridge weights and code: Apache-2.0"]
+    rows = [f"- backbone {backbone.name}: {own}", *licence_rows(bridge)]
     for source in corpus["sources"]:
         windows = sum(source["windows"].values())
         if windows:

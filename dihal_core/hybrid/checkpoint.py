@@ -4,6 +4,7 @@
     folder/model.safetensors       weights and frozen statistics of the arm; nothing is pickled
     folder/generation_config.json  ids that start, end and pad a text
     folder/backbone/               merged copies only: the whole backbone, as transformers saves it
+    folder/vae/                    merged copies of bridges with a VAE: the VAE, as diffusers saves it
 
 A reference names source, identifier and revision; the SHA-256 of the loaded weights decides whether it is
 the backbone the bridge was trained on.
@@ -34,6 +35,7 @@ from dihal_core.files import dump_json, write_atomically
 from dihal_core.hybrid.causal_lm import DiHALForCausalLM, require_hybrid_layer
 from dihal_core.hybrid.configuration import DiHALConfig
 from dihal_core.hybrid.sources import asset_records, homes_near
+from dihal_core.hybrid.structure import VAE, save_structure, stored_structure
 from dihal_core.profiles import explain_validation
 
 CONFIG = "config.json"
@@ -63,7 +65,7 @@ def save_hybrid(model: DiHALForCausalLM, folder: Path, merged: bool = False) -> 
     Parameters
     ----------
     merged
-        Also write the backbone, so that the folder loads anywhere by itself.
+        Also write the backbone, and the bridge's VAE, so that the folder loads anywhere by itself.
 
     Raises
     ------
@@ -80,6 +82,7 @@ def save_hybrid(model: DiHALForCausalLM, folder: Path, merged: bool = False) -> 
     write_atomically(folder / WEIGHTS, weights)
     write_atomically(folder / GENERATION, dump_json(model.generation_config.to_diff_dict()))
     data = {**json.loads(config.to_json_string()), "layer": config.layer, "arm": config.arm}
+    data["bridge_structure"] = save_structure(model.arm, folder, merged)
     data["bridge_sha256"] = hashlib.sha256(weights).hexdigest()
     if merged:
         model.blocks.save_pretrained(folder / MERGED)
@@ -113,7 +116,8 @@ def load_hybrid(
     ArtifactError
         If a file is missing, unreadable or damaged, or if the backbone found is not the one named.
     AssetError
-        If there is no such folder, or the backbone is nowhere to be found.
+        If there is no such folder, the backbone or the bridge's VAE is nowhere to be found, or the VAE found is not
+        the one the bridge was trained with.
     ConfigError
         For an unknown option or settings that do not fit.
     NetworkError
@@ -155,7 +159,9 @@ def _folder(place: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", f"{MERGED}/*"], **hub))
+        return Path(
+            snapshot_download(text, allow_patterns=["*.json", "*.safetensors", f"{MERGED}/*", f"{VAE}/*"], **hub)
+        )
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no details"]
         raise NetworkError(
@@ -216,15 +222,16 @@ def _backbone(
 
 def _arm(config: DiHALConfig, bridge: BridgeSettings, backbone: Backbone, folder: Path) -> Arm:
     path = folder / WEIGHTS
+    structure = stored_structure(config.bridge_structure, folder)
     try:
         data = path.read_bytes()
         found = hashlib.sha256(data).hexdigest()
         if found != config.bridge_sha256:
             raise ValueError(f"its digest is {found[:12]}, config.json names {str(config.bridge_sha256)[:12]}")
         tensors = safetensors.torch.load(data)
-        arm = make_arm(config.arm, bridge, Frame(backbone.hidden_size, bridge.ridge_tokens), seed=0)
+        arm = make_arm(config.arm, bridge, Frame(backbone.hidden_size, bridge.ridge_tokens), 0, structure)
         arm.load_state_dict(tensors)
-    except ConfigError:
+    except (ConfigError, AssetError):
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(

@@ -20,6 +20,9 @@ class DiHALConfig(PreTrainedConfig):
         What replaces them: bridge, or a control (regressor, ridge, skip).
     bridge_settings : dict
         `BridgeSettings` as JSON.
+    bridge_structure : dict or None
+        Of a `unet` bridge: source and configuration of its UNet; source, configuration and digest of its VAE, and
+        whether a copy lies in the saved folder.
     backbone_reference : dict
         `BackboneSettings` as JSON; a relative `identifier` of source folder lies inside the saved folder.
     backbone_seed : int
@@ -42,6 +45,7 @@ class DiHALConfig(PreTrainedConfig):
     layer: int = 1
     arm: str = "bridge"
     bridge_settings: dict[str, Any] | None = None
+    bridge_structure: dict[str, Any] | None = None
     backbone_reference: dict[str, Any] | None = None
     backbone_seed: int = 0
     backbone_sha256: str | None = None

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import TypeAdapter
+
 from dihal_core.backbones.threads import resolve_device, use_threads
 from dihal_core.backbones.tokenizers import load_tokenizer, quiet_transformers
+from dihal_core.config import BridgeSettings
 from dihal_core.contract import StageContext
 from dihal_core.files import write_atomically
 from dihal_core.hybrid.assemble import hybrid_of_store
-from dihal_core.hybrid.card import model_card
-from dihal_core.hybrid.checkpoint import load_hybrid, save_hybrid
+from dihal_core.hybrid.card import merged_card, model_card
+from dihal_core.hybrid.checkpoint import MERGED, load_hybrid, save_hybrid
 from dihal_core.hybrid.tokenizer import hybrid_tokenizer, tokens_of
 from dihal_core.store import StageRecord, read_json
 
@@ -46,7 +49,12 @@ def build_hybrid(context: StageContext) -> dict[str, Any]:
     hybrid_tokenizer(tokenizer, settings.backbone).save_pretrained(context.store.path)
     evaluations = _evaluations(inputs["evaluate"])
     card = model_card(
-        settings, replace, read_json(inputs["corpus"], "corpus.json"), evaluations, model.config.backbone_sha256
+        settings,
+        replace,
+        read_json(inputs["corpus"], "corpus.json"),
+        evaluations,
+        model.config.backbone_sha256,
+        model.config.bridge_structure,
     )
     context.store.write_bytes(CARD, card.encode())
     return {"layer": layer, "parameters": sum(p.numel() for p in model.arm.parameters()), "arm": model.config.arm}
@@ -62,12 +70,17 @@ def copy_hybrid(source: Path, target: Path, merged: bool, home: Path | None = No
     Parameters
     ----------
     merged
-        Put the backbone's weights into the copy.
+        Put the weights of the backbone, and of a VAE, into the copy.
     home
         As in `checkpoint.load_hybrid`.
     """
     with quiet_transformers():
-        save_hybrid(load_hybrid(source, home=home), target, merged)
+        model = load_hybrid(source, home=home)
+        save_hybrid(model, target, merged)
     for path in sorted(source.iterdir()):
         if path.is_file() and (path.name in (CARD, "chat_template.jinja") or path.name.startswith("tokenizer")):
             write_atomically(target / path.name, path.read_bytes())
+    if (target / MERGED).is_dir() and (target / CARD).is_file():
+        bridge = TypeAdapter(BridgeSettings).validate_python(model.config.bridge_settings)
+        card = (target / CARD).read_text(encoding="utf-8")
+        write_atomically(target / CARD, merged_card(card, bridge).encode())

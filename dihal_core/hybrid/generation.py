@@ -102,6 +102,26 @@ def continue_texts(
     return tokenizer.batch_decode(tokens_BT, skip_special_tokens=True)
 
 
+def beyond_training(
+    model: DiHALForCausalLM, tokenizer: "PreTrainedTokenizerFast", prompts: Sequence[str], max_new_tokens: int
+) -> str | None:
+    """Return a line that says how far a continuation would leave the positions the bridge was trained on, or None.
+
+    Tokens are counted with the separator in front; the last new one is never an input, so it takes no position.
+    """
+    trained = model.config.window_tokens
+    encoded = tokenizer(list(prompts), split_special_tokens=True)
+    longest = max(map(len, encoded["input_ids"]))
+    if trained is None or longest + max_new_tokens - 1 <= trained:
+        return None
+    within = f"; max_new_tokens {trained + 1 - longest} stays within them" if longest <= trained else ""
+    return (
+        f"note: a prompt of {longest} tokens and up to {max_new_tokens} new ones reach position "
+        f"{longest + max_new_tokens - 1}; the bridge was trained on the first {trained} (corpus.window_tokens), and its "
+        f"quality beyond them was not measured{within}"
+    )
+
+
 def check_request(max_new_tokens: int, temperature: float, sampling_steps: int | None) -> None:
     """Raise `ConfigError` for a number out of bounds."""
     if max_new_tokens < 1:

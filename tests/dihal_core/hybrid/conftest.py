@@ -69,19 +69,19 @@ class TruePrefix(Arm):
 
 
 def build(
-    model_type: str, arm: str = "bridge", layer: int = 2, dtype: str = "float32", kind: str = "mlp"
+    model_type: str, arm: str = "bridge", layer: int = 2, dtype: str = "float32", kind: str = "mlp", bridge=None
 ) -> DiHALForCausalLM:
-    backbone = own_backbone(model_type, dtype)
-    made_arm = TruePrefix(backbone, layer) if arm == "true" else random_arm(BRIDGE[kind], WIDTH, seed=1, name=arm)
+    backbone, bridge = own_backbone(model_type, dtype), bridge or BRIDGE[kind]
+    made_arm = TruePrefix(backbone, layer) if arm == "true" else random_arm(bridge, WIDTH, seed=1, name=arm)
     if arm != "true" and isinstance(layer, int) and 0 < layer < 7:
         made_arm.frame.sink_D.copy_(backbone.prefix(torch.tensor([[SEPARATOR]]), layer)[0, 0].float())
     tokens = Tokens(SEPARATOR, PAD, (SEPARATOR,))
-    return assemble(backbone, made_arm, layer, settings(model_type, dtype), BRIDGE[kind], tokens, seed=3)
+    return assemble(backbone, made_arm, layer, settings(model_type, dtype), bridge, tokens, seed=3)
 
 
 @pytest.fixture
 def make_hybrid():
-    """Return `build(model_type, arm, layer, dtype, kind)`."""
+    """Return `build(model_type, arm, layer, dtype, kind, bridge)`."""
     return build
 
 
@@ -107,6 +107,12 @@ def padded(rows: list[torch.Tensor], side: str = "left") -> tuple[torch.Tensor, 
         where = slice(width - len(row), width) if side == "left" else slice(0, len(row))
         tokens_BT[index, where], mask_BT[index, where] = row, 1
     return tokens_BT, mask_BT
+
+
+@pytest.fixture
+def small_unet():
+    """Settings of a small UNet bridge."""
+    return BRIDGE["unet"]
 
 
 @pytest.fixture

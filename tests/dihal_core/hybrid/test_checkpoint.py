@@ -10,7 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from dihal_core.bridges.latents import load_vae
 from dihal_core.bridges.registry import BRIDGES
+from dihal_core.bridges.unet import make_unet
 from dihal_core.errors import ArtifactError, AssetError, ConfigError, DihalError
 from dihal_core.hybrid.causal_lm import DiHALForCausalLM
 from dihal_core.hybrid.checkpoint import load_hybrid
@@ -43,7 +45,9 @@ def saved(tmp_path, make_hybrid):
     return tmp_path / "hybrid", model
 
 
-def test_a_fresh_process_gives_the_same_logits_bit_for_bit_by_reference_and_merged(tmp_path, make_hybrid, prompts):
+def test_a_fresh_process_gives_the_same_logits_bit_for_bit_by_reference_and_merged(
+    tmp_path, make_hybrid, small_unet, prompts
+):
     tokens_BT = torch.stack(prompts((9, 9)))
     words = []
     for model_type in ("llama", "gpt2"):
@@ -57,10 +61,63 @@ def test_a_fresh_process_gives_the_same_logits_bit_for_bit_by_reference_and_merg
         }
         safetensors.torch.save_file(given, tmp_path / model_type / "given.safetensors")
         words += [str(tmp_path / model_type / name) for name in ("given.safetensors", "reference", "merged")]
+    words += _published(tmp_path, make_hybrid, small_unet, tokens_BT)
     done = subprocess.run(
         [sys.executable, "-c", FRESH, *words], capture_output=True, text=True, env=_environment(), timeout=120
     )
-    assert done.stdout.split() == ["same"] * 4, done.stderr[-2000:]
+    assert done.stdout.split() == ["same"] * 5, done.stderr[-2000:]
+
+
+def _published(tmp_path, make_hybrid, small_unet, tokens_BT) -> list[str]:
+    """A merged copy of a hybrid whose UNet and VAE came from folders that are gone, and what it gave."""
+    model, sources = _with_sources(tmp_path / "sd", make_hybrid, small_unet)
+    model.save_pretrained(tmp_path / "reference")
+    load_hybrid(tmp_path / "reference").save_pretrained(tmp_path / "merged", merged=True)
+    given = {
+        "tokens": tokens_BT,
+        "logits": model(tokens_BT, sampling_steps=2).logits,
+        "text": model.generate(tokens_BT, max_new_tokens=6, do_sample=False, eos_token_id=None),
+    }
+    safetensors.torch.save_file(given, tmp_path / "published.safetensors")
+    shutil.rmtree(sources)
+    shutil.move(tmp_path / "merged", tmp_path / "moved")
+    return [str(tmp_path / "published.safetensors"), str(tmp_path / "moved")]
+
+
+def _with_sources(sources, make_hybrid, small):
+    """A hybrid whose bridge takes UNet and VAE from the folder `sources`."""
+    make_unet(small.model_copy(update={"layers_per_block": 2}), 2, 2).save_pretrained(
+        sources / "unet", safe_serialization=True
+    )
+    load_vae("random", None, 2).save_pretrained(sources / "vae", safe_serialization=True)
+    bridge = small.model_copy(update={"unet": str(sources), "vae": str(sources)})
+    return make_hybrid("llama", bridge=bridge), sources
+
+
+def test_a_reference_finds_its_vae_by_its_source_and_refuses_another_one(tmp_path, make_hybrid, small_unet, prompts):
+    model, sources = _with_sources(tmp_path / "sd", make_hybrid, small_unet)
+    model.save_pretrained(tmp_path / "hybrid")
+    assert not (tmp_path / "hybrid" / "vae").exists()
+    shutil.rmtree(sources / "unet")  # its weights are the bridge's own
+    tokens_BT = torch.stack(prompts((9,)))
+    assert torch.equal(load_hybrid(tmp_path / "hybrid")(tokens_BT).logits, model(tokens_BT).logits)
+    path = sources / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({name: value + 0.01 for name, value in tensors.items()}, path, {"format": "pt"})
+    with pytest.raises(AssetError, match="the VAE in .* has weights with digest .* the bridge was trained with"):
+        load_hybrid(tmp_path / "hybrid")
+    shutil.rmtree(sources)
+    with pytest.raises(AssetError, match="vae weights .* could not be loaded"):
+        load_hybrid(tmp_path / "hybrid")
+
+
+def test_a_merged_copy_names_no_folder_it_was_made_in_among_its_models(tmp_path, make_hybrid, small_unet):
+    model, sources = _with_sources(tmp_path / "sd", make_hybrid, small_unet)
+    model.save_pretrained(tmp_path / "merged", merged=True)
+    assert str(sources) not in (tmp_path / "merged" / "vae" / "config.json").read_text()
+    _edit(tmp_path / "merged", bridge_structure={"unet": "none"})
+    with pytest.raises(ArtifactError, match="has a bridge_structure that describes no UNet"):
+        load_hybrid(tmp_path / "merged")
 
 
 def _environment() -> dict[str, str]:

@@ -12,13 +12,14 @@ from dihal_core.corpus.windows import load_windows
 from dihal_core.errors import ArtifactError, AssetError, ConfigError
 from dihal_core.files import MANIFEST
 from dihal_core.hybrid.export import copy_hybrid
-from dihal_core.hybrid.generation import continue_texts, open_hybrid
+from dihal_core.hybrid.generation import beyond_training, continue_texts, open_hybrid
 from dihal_core.hybrid.model import Hybrid
 from dihal_core.hybrid.sources import asset_records, homes_near
 from dihal_core.profiles import load_study
 from dihal_core.requests import make_request
 from dihal_core.runner import ensure
 from dihal_core.study import publish_hybrid, request_for
+from flows.cli import main
 
 SETTINGS = load_study("smoke")
 
@@ -94,6 +95,23 @@ def test_text_that_looks_like_the_separator_is_plain_text(folder):
     assert continue_texts(model, tokenizer, [text], max_new_tokens=1)[0].startswith(text)
 
 
+def test_a_continuation_beyond_the_trained_positions_is_told_with_its_numbers(folder, capsys):
+    model, tokenizer = open_hybrid(folder)
+    prompts = ["Where", "Here and there"]  # bytes: 14 tokens and the separator
+    trained = SETTINGS.corpus.window_tokens
+    assert beyond_training(model, tokenizer, prompts, trained - 14) is None
+    assert beyond_training(model, tokenizer, prompts, trained - 13) == (
+        f"note: a prompt of 15 tokens and up to {trained - 13} new ones reach position {trained + 1}; the bridge was "
+        f"trained on the first {trained} (corpus.window_tokens), and its quality beyond them was not measured; "
+        f"max_new_tokens {trained - 14} stays within them"
+    )
+    assert "stays within" not in beyond_training(model, tokenizer, ["x" * trained], 5)
+    assert main(["generate", *prompts, "--model", str(folder), "--max-new-tokens", str(trained)]) == 0
+    printed = capsys.readouterr()
+    assert sum("the bridge was trained on the first" in line for line in printed.err.splitlines()) == 1
+    assert "trained on" not in printed.out
+
+
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [
@@ -129,7 +147,11 @@ def test_the_card_holds_the_real_figures_and_licences(stores, folder):
 
 def test_a_merged_copy_takes_tokenizer_and_card_along(folder, tmp_path):
     copy_hybrid(folder, tmp_path / "copy", merged=True)
-    assert (tmp_path / "copy" / "README.md").read_bytes() == (folder / "README.md").read_bytes()
+    given, copied = ((place / "README.md").read_text(encoding="utf-8") for place in (folder, tmp_path / "copy"))
+    assert "the backbone is found by its reference" in given
+    assert "This folder holds the bridge, the backbone: it loads by itself" in copied
+    assert "by its reference" not in copied
+    assert copied.splitlines()[-12:] == given.splitlines()[-12:]
     before, after = (continue_texts(*open_hybrid(place), ["Where"], 6) for place in (folder, tmp_path / "copy"))
     assert before == after
     assert (tmp_path / "copy" / "backbone" / "model.safetensors").is_file()
