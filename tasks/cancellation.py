@@ -163,10 +163,9 @@ def end_if_stopped(error: Exception) -> None:
             if state is not None and state.is_cancelling():
                 message = "Flow run was cancelled; its tasks have ended, what they had committed is kept."
                 state = client.set_flow_run_state(flow_run_id, Cancelled(message=message), force=True).state
-                for hook in (
-                    context.flow.on_cancellation_hooks if context.flow is not None and state is not None else ()
-                ):
-                    hook(context.flow, found, state)  # who kills a process calls them; here nobody did
+                if context.flow is not None and state is not None:
+                    for hook in context.flow.on_cancellation_hooks:
+                        hook(context.flow, found, state)  # who kills a process calls them; here nobody did
     except Exception as failure:
         log.warning("the server was not told that this run ends (%s: %s)", type(failure).__name__, failure)
     raise RunEnded(f"the server calls this flow run {state.name if state else 'ended'}: {error}", state) from error

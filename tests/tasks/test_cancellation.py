@@ -32,6 +32,7 @@ STATES = {
     "missed": MISSED_HEARTBEATS,
 }
 reached: list[int] = []
+hooked: list[tuple[str, str, str]] = []
 
 
 @task(name="near-work", task_run_name="{name}")
@@ -45,7 +46,11 @@ def near_work(name: str, home: str, steps: int):
     return steps
 
 
-@flow(name="called-over", task_runner=ThreadPoolTaskRunner(max_workers=4))
+def cancelled(flow, flow_run, state):
+    hooked.append((flow.name, str(flow_run.id), state.name))
+
+
+@flow(name="called-over", on_cancellation=[cancelled], task_runner=ThreadPoolTaskRunner(max_workers=4))
 def called_over(home, told, steps, again=False):
     @stops_tasks
     @heeds_server
@@ -84,6 +89,7 @@ def last_run(name):
 def impatient(monkeypatch):
     monkeypatch.setattr(cancellation, "ASK_SECONDS", 0.2)
     reached.clear()
+    hooked.clear()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,11 @@ def test_a_run_in_a_terminal_ends_in_the_state_that_the_server_was_told(told, be
     steps = len(reached)
     time.sleep(10 * STEP_SECONDS)
     assert len(reached) == steps < STEPS  # the task beside it has ended too
-    assert last_run("called-over").state.name == becomes
+    run = last_run("called-over")
+    assert run.state.name == becomes
+    assert hooked == [("called-over", str(run.id), "Cancelled")] * (
+        told == "Cancelling"
+    )  # else whoever said it calls them
     assert not [thread for thread in threading.enumerate() if thread.name == "heeds-server"]
 
 
