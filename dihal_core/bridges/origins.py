@@ -45,7 +45,7 @@ def origins(bridge: BridgeBase | None) -> tuple[Origin, ...]:
     found = []
     if bridge.unet is not None:
         found.append(Origin("unet", bridge.unet, bridge.unet_revision))
-    if bridge.vae not in (None, RANDOM):
+    if bridge.vae is not None and bridge.vae != RANDOM:
         found.append(Origin("vae", bridge.vae, bridge.vae_revision))
     return tuple(found)
 

@@ -108,11 +108,11 @@ class UnetBridgeSettings(BridgeBase):
     cross_attention_width: int = Field(768, ge=1, description="Width of the context it attends to; SD v1.5 (ours).")
     context_tokens: int = Field(8, ge=1, le=512, description="Prefix states it attends to, own one included (ours).")
     unet: str | None = Field(None, description="Folder or hub id of UNet weights (safetensors); null: random (ours).")
-    unet_revision: str | None = Field(None, description="Hub revision of the UNet weights.")
+    unet_revision: str | None = Field(None, description="Hub revision of the UNet weights; a run pins it to a commit.")
     vae: str | None = Field(
         None, description="Folder or hub id of a frozen AutoencoderKL between projection and UNet; null: none (ours)."
     )
-    vae_revision: str | None = Field(None, description="Hub revision of the VAE weights.")
+    vae_revision: str | None = Field(None, description="Hub revision of the VAE weights; a run pins it to a commit.")
     start: Literal["noise", "ridge"] = Field(
         "noise", description="noise: diffusion from Gaussian noise; ridge: bridge from the ridge prediction (ours)."
     )

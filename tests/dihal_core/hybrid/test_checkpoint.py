@@ -63,7 +63,7 @@ def test_a_fresh_process_gives_the_same_logits_bit_for_bit_by_reference_and_merg
         words += [str(tmp_path / model_type / name) for name in ("given.safetensors", "reference", "merged")]
     words += _published(tmp_path, make_hybrid, small_unet, tokens_BT)
     done = subprocess.run(
-        [sys.executable, "-c", FRESH, *words], capture_output=True, text=True, env=_environment(), timeout=120
+        [sys.executable, "-c", FRESH, *words], capture_output=True, text=True, env=_environment(), timeout=300
     )
     assert done.stdout.split() == ["same"] * 5, done.stderr[-2000:]
 

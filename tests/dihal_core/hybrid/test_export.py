@@ -151,7 +151,7 @@ def test_a_merged_copy_takes_tokenizer_and_card_along(folder, tmp_path):
     assert "the backbone is found by its reference" in given
     assert "This folder holds the bridge, the backbone: it loads by itself" in copied
     assert "by its reference" not in copied
-    assert copied.splitlines()[-12:] == given.splitlines()[-12:]
+    assert copied.partition("## Licences")[2] == given.partition("## Licences")[2] != ""
     before, after = (continue_texts(*open_hybrid(place), ["Where"], 6) for place in (folder, tmp_path / "copy"))
     assert before == after
     assert (tmp_path / "copy" / "backbone" / "model.safetensors").is_file()
