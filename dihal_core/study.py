@@ -11,7 +11,7 @@ from typing import Any
 from dihal_core.asset_list import required_assets
 from dihal_core.backbones.identity import backbone_identity, pin_revision
 from dihal_core.bridges.ablation_arms import ablation_units
-from dihal_core.bridges.origins import bridge_values, pin_bridges, without_revisions
+from dihal_core.bridges.origins import BUILDING_STAGES, bridge_values, pin_bridges, without_revisions
 from dihal_core.change import FILES, publish_change, with_change
 from dihal_core.config import StudySettings
 from dihal_core.errors import ConfigError
@@ -84,10 +84,11 @@ def pin_device(settings: StudySettings) -> StudySettings:
     return settings.model_copy(update={"compute": compute})
 
 
-def pin_settings(settings: StudySettings, ask_hub: bool) -> StudySettings:
+def pin_settings(settings: StudySettings, ask_hub: bool, flow: str = "full-study") -> StudySettings:
     """Return settings under which keys are made: device resolved, hub revisions a commit.
 
-    With `ask_hub` False (planning) an unknown revision stays as it is and nothing is fetched.
+    With `ask_hub` False (planning) an unknown revision stays as it is and nothing is fetched. A `flow` that builds no
+    bridge asks for none of its parts.
     """
     settings = pin_device(settings)
     try:
@@ -96,7 +97,9 @@ def pin_settings(settings: StudySettings, ask_hub: bool) -> StudySettings:
         if ask_hub:
             raise
         backbone = settings.backbone
-    return pin_bridges(settings.model_copy(update={"backbone": backbone}), ask_hub)
+    settings = settings.model_copy(update={"backbone": backbone})
+    builds = any(stage in BUILDING_STAGES for stage in stages_of(flow, settings))
+    return pin_bridges(settings, ask_hub) if builds else settings
 
 
 def swept_layers(settings: StudySettings, score: StageRecord | None) -> tuple[int, ...]:

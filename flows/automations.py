@@ -12,8 +12,9 @@ import yaml
 from dihal_core.errors import ConfigError, ResourceError
 
 AUTOMATIONS_FILE = Path("deployments/automations.yaml")
+TELLS = "send-notification"
 CALLED_CRASHED = {
-    "type": "send-notification",
+    "type": TELLS,
     "subject": "DiHAL: {{ flow_run.name }} sends no heartbeats and is called Crashed",
     "body": "Its process is gone, or cannot reach the server. Resume: prefect flow-run retry {{ flow_run.id }}",
 }
@@ -37,8 +38,10 @@ def read_automations(path: Path) -> list[dict[str, Any]]:
     return list(found)
 
 
-def apply_automations(url: str, project: Path, say: Callable[[str], None]) -> None:
+def apply_automations(url: str, project: Path, say: Callable[[str], None], keep_told: bool = False) -> None:
     """Create or update every automation of the project on the server at `url`.
+
+    With `keep_told` a server that tells of runs that are gone goes on doing so where no block is named here.
 
     Raises
     ------
@@ -55,13 +58,15 @@ def apply_automations(url: str, project: Path, say: Callable[[str], None]) -> No
 
     wanted = read_automations(project / AUTOMATIONS_FILE)
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        told = _block_id(client, notification_block(), say)
         for data in wanted:
-            if told is not None and any(action.get("state") == "CRASHED" for action in data.get("actions", [])):
-                data["actions"].append({**CALLED_CRASHED, "block_document_id": told})
             try:
+                known = client.read_automations_by_name(str(data["name"]))
+                told = _block_id(client, notification_block(), say)
+                if told is None and keep_told and known:
+                    told = next((str(a.block_document_id) for a in known[0].actions if a.type == TELLS), None)  # type: ignore[union-attr]
+                if told is not None and any(action.get("state") == "CRASHED" for action in data["actions"]):
+                    data["actions"].append({**CALLED_CRASHED, "block_document_id": told})
                 automation = AutomationCore.model_validate(data)
-                known = client.read_automations_by_name(automation.name)
                 if known:
                     client.update_automation(known[0].id, automation)
                 else:

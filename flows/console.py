@@ -64,7 +64,7 @@ def connect(home: Path, port: int | None) -> str:
     if (project / server.PREFECT_FILE).is_file() and not server.prefect_toml_leads_elsewhere(home, project):
         server.write_prefect_toml(home, url, project)
     if (project / AUTOMATIONS_FILE).is_file():
-        apply_automations(url, project, log.debug)
+        apply_automations(url, project, log.debug, keep_told=True)
     return url
 
 

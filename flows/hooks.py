@@ -144,7 +144,7 @@ def mark_earlier_lost_tasks(starting: str | None = None) -> None:
 def ended_badly(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of failed, crashed and cancelled runs."""
     try:
-        with get_client(sync_client=True) as client:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 2}), get_client(sync_client=True) as client:
             mark_lost_tasks(client, flow_run.id)
     except Exception as error:
         log.warning("task runs of %s keep their last state (%s: %s)", flow_run.name, type(error).__name__, error)

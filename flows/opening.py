@@ -56,7 +56,7 @@ def open_study(
     refuse_forgotten_parameters(backbone)
     settings = load_study(profile, backbone, seed, overrides)
     guard_settings(settings, resolve_home())
-    settings = pin_settings(settings, ask_hub=True)
+    settings = pin_settings(settings, True, flow)
     if flow == "sweep" and settings.sweep_layers == "none":
         raise ConfigError("sweep_layers is 'none', which leaves a sweep nothing to train; set it to all or top:K")
     study = StudyRun(settings, resolve_home(), force=tuple(force or ()))

@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
-from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.runtime import flow_run, task_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from dihal_core.progress import LoggedProgress
 from tasks.stopping import current_run, end_if_asked
@@ -47,14 +48,30 @@ class ProgressArtifact:
                 return
             self._shown_at, self._percent = now, percent
             try:
-                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: PATIENCE_SECONDS}):
-                    if self._artifact is None:
-                        made: Any = create_progress_artifact(percent, key=self.key, description=text + self.foot)
-                        self._artifact = made
-                    else:
-                        update_progress_artifact(self._artifact, progress=percent, description=text + self.foot)
+                self._send(percent, text + self.foot)
             except Exception as error:  # the server may be away for a moment; the work goes on
                 log.warning("progress %s not shown in the UI (%s: %s)", self.key, type(error).__name__, error)
+
+    def _send(self, percent: float, text: str) -> None:
+        # A client of its own: the flow's waits a minute for an answer, and repeats, which is right for states.
+        patience = {"timeout": PATIENCE_SECONDS}
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True, httpx_settings=patience) as client,
+        ):
+            if self._artifact is None:
+                task, flow = task_run.id, flow_run.id
+                made = ArtifactCreate(
+                    type="progress",
+                    key=self.key,
+                    description=text,
+                    data=percent,
+                    task_run_id=UUID(task) if task else None,
+                    flow_run_id=UUID(flow) if flow else None,
+                )
+                self._artifact = client.create_artifact(made).id
+            else:
+                client.update_artifact(self._artifact, ArtifactUpdate(data=percent, description=text))
 
     def end(self, text: str) -> None:
         """Move an artifact that was made to 100 %: the last report of some stages lies before their end."""

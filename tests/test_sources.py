@@ -56,3 +56,9 @@ def test_results_of_flows_and_tasks_are_json():
 def test_the_server_listens_on_loopback():
     assert server.HOST == "127.0.0.1"
     assert not [path for path in SOURCES if "0.0.0.0" in path.read_text(encoding="utf-8")]
+
+
+def test_no_leftover_of_a_merge_lies_among_the_sources():
+    assert [
+        path for package in ("flows", "tasks", "dihal_core") for path in (ROOT / package).rglob("*.[or][re][ij]*")
+    ] == []

@@ -22,6 +22,9 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", CONFIG)
 BUILDING_STAGES = ("gates", "sweep", "replace", "evaluate", "cost", "hybrid", "ablate")
 """Stages whose builders make or load the bridge itself."""
 
+LOADING_STAGES = ("evaluate", "cost", "hybrid")
+"""Of these, those that load what `replace` trained: it holds the UNet, and its digest is in their keys."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
@@ -98,7 +101,11 @@ def built_bridge(stage: str, settings: StudySettings, unit: str | int | None) ->
 
 def bridge_values(stage: str, settings: StudySettings, unit: str | int | None, home: Path) -> dict[str, Any]:
     """Return what enters the key of a unit because its bridge has published parts: nothing for any other bridge."""
-    found = origins(built_bridge(stage, settings, unit))
+    found = [
+        origin
+        for origin in origins(built_bridge(stage, settings, unit))
+        if origin.part != "unet" or stage not in LOADING_STAGES
+    ]
     return {"bridge_identity": {origin.part: _identity(origin, home) for origin in found}} if found else {}
 
 

@@ -1,6 +1,7 @@
 """What a model card says of a bridge's kind, of where its weights come from, and under which licences they are."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dihal_core.bridges.origins import Origin, origins
@@ -48,8 +49,13 @@ def origin_rows(bridge: Any, structure: Mapping[str, Any] | None) -> list[str]:
     return [*rows, f"| VAE, frozen | {where}{f', digest of its weights `{digest}`' if digest else ''} |"]
 
 
+def _name(origin: Origin) -> str:
+    """Return a hub id, or the last part of a folder: a card is shared, and the folder's place is nobody's business."""
+    return Path(origin.source).name if origin.local else origin.source
+
+
 def _place(origin: Origin) -> str:
-    return f"`{origin.source}`" + (f", revision `{origin.revision}`" if origin.revision and not origin.local else "")
+    return f"`{_name(origin)}`" + (f", revision `{origin.revision}`" if origin.revision and not origin.local else "")
 
 
 def licence_names(bridge: Any) -> tuple[str, ...]:
@@ -63,10 +69,10 @@ def licence_rows(bridge: Any) -> list[str]:
     if not found:
         return ["- bridge weights and code: Apache-2.0"]
     how = {"unet": "started from", "vae": "were trained through the frozen"}
-    names = " and ".join(f"{how[origin.part]} {origin.part.upper()} `{origin.source}`" for origin in found)
+    names = " and ".join(f"{how[origin.part]} {origin.part.upper()} `{_name(origin)}`" for origin in found)
     return [
         f"- bridge weights: they {names}, so they are passed on under its terms: {'; '.join(licence_names(bridge))}",
-        *(f"- {origin.part.upper()} `{origin.source}`: {licence_of(origin)}" for origin in found),
+        *(f"- {origin.part.upper()} `{_name(origin)}`: {licence_of(origin)}" for origin in found),
         f"- code: {OWN}",
     ]
 

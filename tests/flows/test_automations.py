@@ -53,6 +53,16 @@ def test_the_server_tells_of_runs_that_are_gone_where_a_block_is_named(prefect_s
         assert ("no notification block 'custom-webhook/nobody'" in said[0]) == named.endswith("nobody")
 
 
+def test_a_study_in_a_shell_that_names_no_block_leaves_the_servers_in_place(prefect_server, monkeypatch):
+    CustomWebhookNotificationBlock(name="ops", url="http://127.0.0.1:9/hook").save("dihal-kept", overwrite=True)
+    for named, keep, actions in [("custom-webhook/dihal-kept", False, 2), ("", True, 2), ("", False, 1), ("", True, 1)]:
+        monkeypatch.setenv(NOTIFY_ENVIRONMENT, named)
+        apply_automations(prefect_server, ROOT, print, keep_told=keep)
+        with get_client(sync_client=True) as client:
+            (found,) = client.read_automations_by_name("dihal-dead-runs")
+        assert len(found.actions) == actions
+
+
 @pytest.mark.parametrize("text", ["", "automations", "other: []", "{"])
 def test_an_unusable_file_is_a_sentence(text, tmp_path):
     path = tmp_path / "automations.yaml"

@@ -138,6 +138,20 @@ def test_a_part_that_neither_cache_nor_hub_knows_is_a_sentence_once_it_is_needed
         pin_settings(settings, ask_hub=True)
 
 
+def test_a_flow_that_builds_no_bridge_asks_for_none_of_its_parts(hub_cache):
+    settings = load_study("smoke", overrides={**UNET, "bridge.vae": "team/unknown"})
+    assert pin_settings(settings, True, "locate").bridge.vae_revision is None
+    with pytest.raises(ConfigError, match="team/unknown"):
+        pin_settings(settings, True, "sweep")
+
+
+def test_what_loads_a_trained_bridge_does_not_need_the_folder_its_unet_came_from(tmp_path):
+    settings = load_study("smoke", overrides={**UNET, "bridge.unet": str(published(tmp_path / "unet"))})
+    assert "unet" in bridge_values("replace", settings, None, tmp_path)["bridge_identity"]
+    for stage in ("evaluate", "cost", "hybrid"):
+        assert bridge_values(stage, settings, None, tmp_path) == {}
+
+
 def test_what_is_named_by_a_commit_or_a_folder_asks_nobody(hub_cache, tmp_path):
     fixed = load_study("smoke", overrides={**UNET, "bridge.vae": "team/unknown", "bridge.vae_revision": OTHER})
     assert pin_settings(fixed, ask_hub=True).bridge.vae_revision == OTHER

@@ -56,6 +56,8 @@ def test_one_published_part_is_enough_for_its_licence(part):
 
 def test_a_local_copy_points_at_its_publisher(tmp_path):
     text, _ = card("quickstart", vae=str(tmp_path))
+    assert f"`{tmp_path.name}`" in text
+    assert str(tmp_path.parent) not in text
     assert "that of its publisher (local copy; Stable Diffusion v1's is CreativeML Open RAIL-M)" in text
 
 
