@@ -87,7 +87,7 @@ bench: $(STAMP)-test
 coverage: $(STAMP)-test
 	@$(PYTEST) tests/dihal_core $(COVERAGE)
 
-## make ci         what .ci/run does: check, test, the slow tests and one quickstart, with the minutes so far (an hour on two cores)
+## make ci         what .ci/run does: check, test, the slow tests and one quickstart, with the minutes so far (44 minutes on two cores)
 ci:
 	@.ci/run
 
