@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_bridge.py [--seeds 3] [--threads 2] [--out tests/benchmarks/RESULTS.md]
 
-This is `dihal ablate` at layer 1 of SmolLM2 with a budget of about three minutes of training on two cores for the fast
+This is `dihal ablate` at layer 1 of SmolLM2 with a budget of three to four minutes of training on two cores for the fast
 bridge and 20,000 or more scored tokens of the held-out wiki pages, without a Prefect server. Each arm and seed is a
 store of its own under DIHAL_HOME: an interrupted run goes on where it stopped, and the table is written anew after
 every unit, all arms of one seed before the next. `--command` prints the `dihal ablate` that finds the same stores.
@@ -47,7 +47,7 @@ BUDGET: dict[str, Any] = {
     "ablation.training.warmup_steps": 20,
     "evaluation.batch_sequences": 16,
 }
-"""3,000 steps of 8 windows of 128, two passes: 0.11 CPU seconds a step of the fast bridge, about three minutes of two cores."""
+"""3,000 steps of 8 windows of 128, two passes: 0.11 CPU seconds a step of the fast bridge, four minutes by the clock on two cores; 2,200 steps take three."""
 KL_GOAL, PPL_GOAL, TOKENS_GOAL = 0.65, 1.15, 20_000
 
 
@@ -69,7 +69,8 @@ def goal_rows(comparison: Mapping[str, Any], seconds: Mapping[str, Any]) -> list
     found.append(
         (
             "a budget of about three minutes of training on two cores",
-            f"{fast['tokens']:,} tokens in {fast['steps']:,} steps: {spent:.0f} CPU s, {minutes:.1f} minutes of two cores",
+            f"{fast['tokens']:,} tokens in {fast['steps']:,} steps: {spent:.0f} CPU s, {minutes:.1f} minutes of two cores if both were "
+            f"always busy; {seconds['mlp']['wall_seconds'] / 60:.1f} minutes by the clock",
             "met" if 2 <= minutes <= 4.5 else "another budget: the rows below are not the goal's",
         )
     )
